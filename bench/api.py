@@ -1,0 +1,78 @@
+"""Processor time of the API for one request, with http_basic, as the kernel counts it for the API's process."""
+
+from __future__ import annotations
+
+import http.client
+import secrets
+import sys
+import time
+import uuid
+from base64 import b64encode
+from pathlib import Path
+from urllib.parse import urlsplit
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / "tests")]
+
+from machine import cpu_seconds, line, spread
+
+from support.stack import Stack, run
+
+REQUESTS = 400
+ROUNDS = 5
+
+
+def main() -> None:
+    stack = Stack.find()
+    marker = f"bench-{secrets.token_hex(4)}"
+    ids = [str(uuid.uuid4()) for _ in range(20)]
+    rows = ", ".join(f"('{i}', '{marker}', '{uuid.uuid4()}')" for i in ids)
+    stack.sql(
+        "INSERT INTO instances (id, project_id, user_id, name, flavor_id, datastore_version_id, volume_gib, fs_uuid, "
+        "formatted, started_once, region, is_public, failed) SELECT r.id, 'other', 'bench', r.name, '1', v.id, 1, "
+        f"r.fs, false, false, 'RegionOne', false, false FROM (VALUES {rows}) AS r (id, name, fs), datastore_versions v "
+        "WHERE v.name = '17'",
+    )
+    stack.sql(
+        "INSERT INTO heartbeats (instance_id, seq, received_at, engine, facts) SELECT id, 1, now(), 'healthy', "
+        f"'{{\"volume\": {{\"total_bytes\": 1000, \"used_bytes\": 10}}}}' FROM instances WHERE name = '{marker}'",
+    )
+    try:
+        pid = int(run("docker", "inspect", "-f", "{{.State.Pid}}", f"{stack.name}-api-1"))
+        for what, path in (
+            ("list of 20 instances", "/instances?limit=20"),
+            ("show one instance", f"/instances/{ids[0]}"),
+        ):
+            cpu, wall = zip(*(measure(stack, pid, path) for _ in range(ROUNDS)), strict=True)
+            line(f"GET {what}: processor time of the API", spread(cpu, "ms"))
+            line(f"GET {what}: one at a time", spread(wall, "ms"))
+    finally:
+        stack.sql(f"DELETE FROM heartbeats WHERE instance_id IN (SELECT id FROM instances WHERE name = '{marker}')")
+        stack.sql(f"DELETE FROM instances WHERE name = '{marker}'")
+
+
+def measure(stack: Stack, pid: int, path: str) -> tuple[float, float]:
+    """Milliseconds of processor time, and of waiting, for each request."""
+    known = stack.clients["users"]["other"]
+    at = urlsplit(known["endpoint"])
+    headers = {"Authorization": "Basic " + b64encode(f"other:{known['password']}".encode()).decode()}
+    connection = http.client.HTTPConnection(at.hostname or "", at.port)
+    for _ in range(20):
+        _get(connection, at.path + path, headers)
+    cpu, began = cpu_seconds(pid), time.monotonic()
+    for _ in range(REQUESTS):
+        _get(connection, at.path + path, headers)
+    took = time.monotonic() - began
+    connection.close()
+    return (cpu_seconds(pid) - cpu) * 1e3 / REQUESTS, took * 1e3 / REQUESTS
+
+
+def _get(connection: http.client.HTTPConnection, path: str, headers: dict[str, str]) -> None:
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    if answer.status != 200:
+        raise SystemExit(f"{path} answered {answer.status}: {body!r}")
+
+
+if __name__ == "__main__":
+    main()

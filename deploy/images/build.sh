@@ -1,0 +1,89 @@
+#!/bin/sh
+# Build the stack's images: the base first, then each folder here that has a Dockerfile, or only the ones named.
+#   build.sh [NAME...]             e.g. build.sh services machine
+#   COFFER_BUILD_JOBS=2            how many at a time
+#   COFFER_BUILD_LOGS=DIR          where each build's output goes (a folder of its own under TMPDIR by default)
+# Works with BuildKit and with the engine's older builder (DOCKER_BUILDKIT=0). Where this host's pip has an index of its
+# own, the builds use it; so with http_proxy and the like.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+root=$(CDPATH='' cd -- "$here/../.." && pwd)
+export COFFER_BUILD_LOGS="${COFFER_BUILD_LOGS:-${TMPDIR:-/tmp}/coffer-build-$(id -u)}"
+
+# image: its name; tree: what of the repository is the build's context, if it is not the image's own folder alone
+plan() {
+    image=coffer/$1 tree=''
+    case $1 in
+        postgres) image=coffer/postgres:17 ;;
+        services) tree="requirements shared services" ;;
+        machine) tree="requirements shared guest" ;;
+    esac
+}
+
+# NAME=VALUE for each setting of pip that a container can use too; a file:// index is of this host alone
+pip_settings() {
+    for pair in PIP_INDEX_URL=global.index-url PIP_EXTRA_INDEX_URL=global.extra-index-url \
+        PIP_TRUSTED_HOST=global.trusted-host; do
+        name=${pair%%=*}
+        value=$(printenv "$name" || python3 -m pip config get "${pair#*=}" 2>/dev/null || :)
+        case $value in *file:* | '') ;; *) printf '%s=%s\n' "$name" "$(echo "$value" | tr '\n' ' ')" ;; esac
+    done
+}
+
+# The context goes through a pipe, so that neither builder ever looks at the rest of the checkout.
+build() { # NAME, with the arguments of docker build in $@ after it
+    name=$1
+    shift
+    plan "$name"
+    if [ -z "$tree" ]; then
+        docker build -t "$image" "$@" "$here/$name"
+    else
+        # shellcheck disable=SC2086
+        tar -C "$root" --exclude=__pycache__ --exclude='.*_cache' --exclude='*.egg-info' -cf - $tree "deploy/images/$name" |
+            docker build -t "$image" -f "deploy/images/$name/Dockerfile" "$@" -
+    fi
+}
+
+build_one() { # NAME
+    log=$COFFER_BUILD_LOGS/$1.log
+    start=$(date +%s)
+    plan "$1"
+    set -- "$1"
+    for v in http_proxy https_proxy no_proxy; do ! printenv $v >/dev/null || set -- "$@" --build-arg $v; done
+    while IFS= read -r setting; do
+        [ -z "$setting" ] || set -- "$@" --build-arg "$setting"
+    done <<EOF
+$COFFER_BUILD_PIP
+EOF
+    if build "$@" >"$log" 2>&1; then
+        echo "image: $image ($(($(date +%s) - start)) s)"
+    else
+        echo "image: $image FAILED; the end of $log:" >&2
+        tail -n 30 "$log" >&2
+        return 1
+    fi
+}
+
+if [ "${1:-}" = --one ]; then
+    build_one "$2"
+    exit
+fi
+if [ $# = 0 ]; then
+    for file in "$here"/*/Dockerfile; do
+        name=${file%/*}
+        name=${name##*/}
+        [ "$name" = base ] || set -- "$@" "$name"
+    done
+fi
+for name; do
+    if [ ! -f "$here/$name/Dockerfile" ] || [ "$name" = base ]; then
+        echo "image: there is no $name here" >&2
+        exit 2
+    fi
+done
+mkdir -p "$COFFER_BUILD_LOGS"
+COFFER_BUILD_PIP=$(pip_settings)
+export COFFER_BUILD_PIP
+"$here/base/mkbase.sh"
+printf '%s\n' "$@" | xargs -P "${COFFER_BUILD_JOBS:-2}" -n 1 "$0" --one

@@ -1,0 +1,67 @@
+#!/bin/sh
+# From a fresh machine to a running stack. Safe to run again at any time: it does only what is not done yet.
+set -eu
+cd "$(dirname "$0")/.."
+. deploy/stack.sh
+say() { printf '%s\n' "$*"; }
+
+deploy/host/docker.sh
+deploy/images/build.sh
+
+# --- settings that only this machine knows; nothing here is secret ---
+umask 077
+mkdir -p "$state"
+touch "$settings"
+set_env() {
+    grep -v "^$1=" "$settings" > "$settings.new" || :
+    printf '%s=%s\n' "$1" "$2" >> "$settings.new"
+    mv "$settings.new" "$settings"
+}
+env | grep '^COFFER_[A-Z_]*=' | while IFS='=' read -r name value; do set_env "$name" "$value"; done
+set_env COFFER_DOCKER_GID "$(stat -c %g /var/run/docker.sock)"
+
+say "Starting PostgreSQL, NATS and the registry ..."
+compose up -d --wait postgres nats registry registry-guests
+
+# --- engine images into the registry, and the seed of layers that machines start from ---
+say "Pushing engine images and making the seed volume ..."
+pushed=$(deploy/images/push.sh "${COFFER_STACK}_control" registry:5000 coffer/postgres:17)
+references=$(printf '%s\n' "$pushed" | while read -r image digest; do
+    printf 'registry.coffer:5000/%s@%s ' "${image%%:*}" "$digest"
+done)
+# shellcheck disable=SC2086
+seed=$(deploy/images/seed.sh "$COFFER_STACK" "$COFFER_STACK-management" registry.coffer:5000 $references)
+[ "${COFFER_SEED_VOLUME-unset}" != unset ] || set_env COFFER_SEED_VOLUME "$seed"
+
+say "Migrating the database and registering the datastores ..."
+compose run --rm migrate
+printf '%s\n' "$pushed" | compose run --rm -T migrate coffer-manage register --state /run/coffer
+
+say "Starting Coffer ..."
+compose up -d --wait --remove-orphans
+
+# --- what a client needs, readable by its owner only ---
+api=$(compose port --index 1 api 8779)
+prometheus=$(compose port prometheus 9090)
+compose run --rm -T --no-deps init coffer-manage clients --state /state --endpoint "http://$api/v1.0" > "$state/clients.json.new"
+mv "$state/clients.json.new" "$state/clients.json"
+python3 - "$state" <<'PY'
+import json, pathlib, sys
+state = pathlib.Path(sys.argv[1])
+known = json.loads((state / "clients.json").read_text())
+(state / "openrc").write_text(
+    f"export OS_AUTH_TYPE=http_basic OS_ENDPOINT={known['endpoint']} "
+    f"OS_USERNAME={known['user']} OS_PASSWORD={known['password']}\n")
+PY
+
+cat <<TEXT
+
+Coffer runs.
+  API         http://$api   (its second replica: http://$(compose port --index 2 api 8779))
+  Prometheus  http://$prometheus
+Try it:
+  make demo                 the main job, end to end
+  . $state/openrc           then, with python-openstackclient and python-troveclient installed:
+  openstack database instance list
+Stop it with \`make down\` (data stays) or \`make clean\` (nothing stays).
+TEXT

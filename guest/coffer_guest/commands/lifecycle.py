@@ -1,0 +1,51 @@
+"""Stopping and starting the database container."""
+
+from __future__ import annotations
+
+import msgspec
+
+from coffer_guest.commands.context import Context
+from coffer_guest.machine import Machine
+from coffer_shared.commands import Nothing, Restart, StartDatabase, Stop
+
+_STOPPED = "stopped"
+
+
+async def restart(context: Context, args: Restart) -> None:
+    del args
+    if _STOPPED not in context.notes:
+        await context.progress(10, "stopping the database")
+        await _remember(context.machine, running=True)
+        await context.machine.stop_engine()
+        await context.note(_STOPPED)
+    await _start(context)
+
+
+async def stop(context: Context, args: Stop) -> None:
+    del args
+    await _remember(context.machine, running=False)
+    await context.machine.stop_engine()
+
+
+async def start(context: Context, args: StartDatabase) -> None:
+    del args
+    await _remember(context.machine, running=True)
+    await _start(context)
+
+
+async def ping(machine: Machine, args: Nothing) -> bool:
+    """Whether the agent is there; the database is not asked."""
+    del machine, args
+    return True
+
+
+async def _start(context: Context) -> None:
+    await context.progress(40, "starting the database")
+    await context.machine.start_engine(context.progress)
+    await context.progress(60, "waiting for the database")
+    await context.machine.wait_healthy()
+
+
+async def _remember(machine: Machine, *, running: bool) -> None:
+    """Before acting: a machine that restarts meanwhile does what was wanted last."""
+    await machine.record(msgspec.structs.replace(machine.prepared, running=running))

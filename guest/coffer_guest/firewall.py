@@ -1,0 +1,203 @@
+"""Who may talk to the engine, and whom the engine may talk to: one nftables table of the machine's own.
+
+The engine's uid reaches the loopback address, its own addresses, and its tenants' subnets; nothing of the management
+network, of the cloud's metadata service or of Docker's DNS. From the management network nothing comes in but answers.
+From the tenant network only the engine's port is open, to the allowed CIDRs and to that network's gateway, behind
+which the host's own forwarder stands.
+
+Interfaces are found by their addresses: names follow no order. Other tables are never touched, since Docker keeps
+its DNS rules in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+
+from coffer_guest.programs import run
+from coffer_shared import log
+from coffer_shared.errors import GiveUp
+from coffer_shared.messages import Failure
+
+_log = log.get(__name__)
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One address of one interface."""
+
+    name: str
+    address: str
+    prefix: int
+
+    @property
+    def network(self) -> Network:
+        return ipaddress.ip_network(f"{self.address}/{self.prefix}", strict=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the table is made from. Without `listen` (nothing prepared yet) nothing comes in from anywhere."""
+
+    listen: tuple[str, ...] = ()
+    port: int = 0
+    allowed: tuple[str, ...] = ()
+    """CIDRs; empty for everybody."""
+    engine_uid: int = 999
+    gateway: str = ""
+    """The tenant network's, if it is known; otherwise the routes are asked, and at last its first address is taken."""
+
+
+class Firewall:
+    def __init__(self) -> None:
+        self._applied = ""
+        self._lock = asyncio.Lock()
+
+    async def apply(self, rules: Rules) -> None:
+        """Idempotent; the kernel takes the whole table or none of it. GiveUp(internal) if it takes none."""
+        async with self._lock:
+            script = render(rules, await _interfaces(), await _gateways())
+            if script == self._applied:
+                return
+            outcome = await run("nft", "-f", "-", stdin=script)
+            if outcome.code:
+                raise GiveUp(Failure.INTERNAL, f"firewall: {outcome.err}")
+            self._applied = script
+        _log.info("firewall applied", listen=rules.listen, port=rules.port, allowed=rules.allowed)
+
+
+def valid_cidrs(texts: Iterable[str]) -> tuple[str, ...]:
+    """In their canonical form, without those that others contain. ValueError if one is none."""
+    networks = [ipaddress.ip_network(text, strict=False) for text in texts]
+    v4 = [network for network in networks if isinstance(network, ipaddress.IPv4Network)]
+    v6 = [network for network in networks if isinstance(network, ipaddress.IPv6Network)]
+    merged = (*ipaddress.collapse_addresses(v4), *ipaddress.collapse_addresses(v6))
+    return tuple(str(network) for network in merged)
+
+
+def render(rules: Rules, interfaces: Sequence[Interface], gateways: Sequence[tuple[str, str]]) -> str:
+    """`gateways`: (interface name, address) of routes. Pure."""
+    tenant = [interface for interface in interfaces if interface.address in rules.listen]
+    names = sorted({interface.name for interface in tenant})
+    allowed = valid_cidrs(rules.allowed or ("0.0.0.0/0", "::/0"))
+    hosts = {rules.gateway} if rules.gateway else {address for name, address in gateways if name in names}
+    hosts |= {str(next(iter(interface.network.hosts()))) for interface in tenant if not hosts and interface.prefix < 31}
+    inward = [
+        f"iifname {_set(names, quote=True)} tcp dport {rules.port} {family} saddr {_set(sources)} accept"
+        for family, sources in _by_family((*allowed, *sorted(hosts)))
+        if names
+    ]
+    if any(":" in interface.address for interface in tenant):
+        inward.append(
+            f"iifname {_set(names, quote=True)} icmpv6 type "
+            "{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, packet-too-big } accept"
+        )
+    own = [interface.address for interface in tenant]
+    local = ("127.0.0.1", "::1", *own)
+    outward = [f'oifname "lo" {family} daddr {_set(to)} accept' for family, to in _by_family(local)]
+    outward += [
+        f"oifname {_set(names, quote=True)} {family} daddr {_set(to)} accept"
+        for family, to in _by_family(tuple(sorted({str(interface.network) for interface in tenant})))
+    ]
+    return _TABLE.format(uid=rules.engine_uid, inward=_lines(inward), outward=_lines(outward))
+
+
+_TABLE = """\
+add table inet coffer
+delete table inet coffer
+table inet coffer {{
+    chain inward {{
+        type filter hook input priority filter; policy drop;
+        iifname "lo" accept
+        ct state established,related accept
+{inward}
+    }}
+    chain through {{
+        type filter hook forward priority filter; policy drop;
+    }}
+    chain outward {{
+        type filter hook output priority filter; policy accept;
+        meta skuid {uid} jump engine
+    }}
+    chain engine {{
+        ip daddr {{ 127.0.0.11, 169.254.0.0/16 }} reject
+        ct state established,related accept
+{outward}
+        reject
+    }}
+}}
+"""
+
+
+def _by_family(addresses: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Grouped under nftables' words for the two families; a family without addresses is left out."""
+    families: dict[str, list[str]] = {"ip": [], "ip6": []}
+    for address in addresses:
+        families["ip6" if ":" in address else "ip"].append(address)
+    return [(family, found) for family, found in families.items() if found]
+
+
+def _set(values: Sequence[str], *, quote: bool = False) -> str:
+    # A set refuses elements that overlap, such as a host within an allowed network.
+    kept = values if quote else _without_contained(values)
+    return "{ " + ", ".join(f'"{value}"' if quote else value for value in kept) + " }"
+
+
+def _without_contained(values: Sequence[str]) -> list[str]:
+    networks = [str(network) for network in valid_cidrs(values)]
+    return [network.removesuffix("/32") if ":" not in network else network.removesuffix("/128") for network in networks]
+
+
+def _lines(rules: Sequence[str]) -> str:
+    return "\n".join(f"        {rule}" for rule in rules)
+
+
+# --- the machine's interfaces ---
+
+
+class _Address(msgspec.Struct):
+    local: str = ""
+    prefixlen: int = 0
+    scope: str = ""
+
+
+class _Link(msgspec.Struct):
+    ifname: str
+    addr_info: list[_Address] = []
+
+
+class _Route(msgspec.Struct):
+    dev: str = ""
+    gateway: str = ""
+
+
+async def _interfaces() -> list[Interface]:
+    links = msgspec.json.decode(await _ip("address", "show"), type=list[_Link])
+    return [
+        Interface(link.ifname, address.local, address.prefixlen)
+        for link in links
+        for address in link.addr_info
+        if address.local and address.scope != "link"
+    ]
+
+
+async def _gateways() -> list[tuple[str, str]]:
+    routes = [
+        *msgspec.json.decode(await _ip("-4", "route", "show"), type=list[_Route]),
+        *msgspec.json.decode(await _ip("-6", "route", "show"), type=list[_Route]),
+    ]
+    return [(route.dev, route.gateway) for route in routes if route.gateway]
+
+
+async def _ip(*arguments: str) -> str:
+    outcome = await run("ip", "-json", *arguments)
+    if outcome.code:
+        raise GiveUp(Failure.INTERNAL, f"ip: {outcome.err}")
+    return outcome.out or "[]"

@@ -1,0 +1,255 @@
+"""All that a command may touch: volume, firewall, the database container and its health, and the record of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import msgspec
+
+import coffer_datastores
+from coffer_guest.containers import Containers, Progress
+from coffer_guest.firewall import Firewall, Rules
+from coffer_guest.health import Monitor
+from coffer_guest.options import Options
+from coffer_guest.state import Prepared, State
+from coffer_guest.volume import Volume
+from coffer_shared import log
+from coffer_shared.datastore import ContainerSpec, Driver, File, Order, Session
+from coffer_shared.errors import GiveUp
+from coffer_shared.messages import Engine, Failure
+
+_log = log.get(__name__)
+
+_DOCKER_SECONDS = 60.0
+_POLL_SECONDS = 0.1
+_MOST_RESTARTS = 3
+
+
+class Machine:
+    def __init__(
+        self, options: Options, state: State, containers: Containers, volume: Volume, firewall: Firewall
+    ) -> None:
+        self.options = options
+        self.state = state
+        self.containers = containers
+        self.volume = volume
+        self.firewall = firewall
+        self.monitor = Monitor(containers, every=options.health_seconds)
+        self.busy = asyncio.Lock()
+        """Held by whatever changes the machine: one command, or coming up after a restart."""
+        self._instance = ""
+        self._prepared: Prepared | None = None
+
+    # --- what is recorded ---
+
+    async def load(self, instance: str) -> None:
+        self._instance = instance
+        self._prepared = await self.state.prepared()
+
+    async def record(self, prepared: Prepared) -> None:
+        """In memory at once, so that two who change parts of it without waiting in between lose nothing."""
+        clean = msgspec.structs.replace(prepared.order, databases=[], users=[])
+        self._prepared = msgspec.structs.replace(prepared, order=clean)
+        await self.state.set_prepared(self._prepared)
+
+    @property
+    def prepared(self) -> Prepared:
+        """GiveUp(not_ready) before the first `prepare`."""
+        if self._prepared is None:
+            raise GiveUp(Failure.NOT_READY, "there is no database on this machine yet")
+        return self._prepared
+
+    @property
+    def driver(self) -> Driver:
+        try:
+            return coffer_datastores.driver(self.prepared.order.datastore)
+        except KeyError as error:
+            raise GiveUp(Failure.INVALID, f"unknown datastore: {error}") from error
+
+    @property
+    def order(self) -> Order:
+        wanted, options = self.prepared.order, self.options
+        return Order(
+            instance=self._instance,
+            image=wanted.image,
+            data=options.engine_data,
+            run=options.engine_run,
+            config=options.engine_config,
+            listen=tuple(wanted.listen),
+            port=wanted.port,
+            memory_bytes=wanted.memory_bytes,
+            vcpus=wanted.vcpus,
+        )
+
+    @property
+    def spec(self) -> ContainerSpec:
+        return self.driver.container(self.order)
+
+    def session(self, database: str | None = None) -> AbstractAsyncContextManager[Session]:
+        """Makes the machine a `coffer_shared.datastore.Engine`."""
+        return self.driver.session(self.order, database=database)
+
+    # --- coming up, going down ---
+
+    async def boot(self) -> None:
+        """Bring back what was prepared. Nothing is formatted, nothing pulled that is here. Repeatable."""
+        await self.apply_firewall()
+        if self._prepared is None or not self._prepared.complete:
+            return
+        await self.monitor.watch(self.driver, self.order)
+        self.monitor.on_purpose = not self._prepared.running
+        if self._prepared.running:
+            await self.start_engine(_nobody_listens)
+            self.monitor.starting = False
+        else:
+            await self.volume.ensure_mounted(self._prepared.order.fs_uuid, may_format=False)
+
+    @property
+    def is_down(self) -> bool:
+        """It should run and does not: coming up failed, or a command that stopped it did not end well."""
+        kept = self._prepared
+        down = self.monitor.facts.engine in {Engine.STOPPED, Engine.ABSENT, Engine.CRASHED}
+        return kept is not None and kept.complete and kept.running and down
+
+    async def start_engine(self, progress: Progress) -> None:
+        """From whatever state to a running container; health is waited for separately.
+
+        The volume comes first, always: without it an engine would make itself a new, empty database.
+        """
+        spec = self.spec
+        await self.volume.ensure_mounted(self.prepared.order.fs_uuid, may_format=False)
+        self.monitor.starting = True
+        await self.containers.ready(_DOCKER_SECONDS)
+        await self.containers.pull(spec.image, progress)
+        seen = await self.containers.look()
+        if not seen.running:
+            # A socket or lock file of a former life may name a process id that another process has now.
+            await asyncio.to_thread(_fresh_run_directory, self.order, spec)
+        await asyncio.to_thread(_write_files, self.order, spec)
+        await self.containers.ensure(spec, memory_bytes=self.order.memory_bytes)
+        self.monitor.on_purpose = False
+        await self.monitor.watch(self.driver, self.order)
+        await self.containers.start()
+
+    async def forget_unfinished_engine(self) -> None:
+        """A database whose making was cut short, unless it still goes on. It never held anything of anybody."""
+        await self.containers.ready(_DOCKER_SECONDS)
+        if self.prepared.complete or (await self.containers.look()).running:
+            return
+        await self.containers.remove()
+        await asyncio.to_thread(shutil.rmtree, self.order.data, ignore_errors=True)
+
+    async def stop_engine(self) -> None:
+        self.monitor.on_purpose = True
+        self.monitor.starting = False
+        await self.containers.stop(self.spec.stop_seconds)
+        await self.monitor.check()
+
+    async def stop_for_shutdown(self) -> None:
+        """The machine ends, not the wish: the database comes up again with the machine."""
+        if self._prepared is not None:
+            await self.stop_engine()
+
+    async def wait_healthy(self) -> None:
+        """GiveUp(engine) with the engine's last words when it keeps ending. The caller bounds the time."""
+        try:
+            while True:
+                facts = await self.monitor.check()
+                if facts.engine is Engine.HEALTHY:
+                    return
+                if facts.engine in {Engine.CRASHED, Engine.ABSENT}:
+                    await self._refuse_crash_loop(facts.engine)
+                await asyncio.sleep(_POLL_SECONDS)
+        finally:
+            self.monitor.starting = False
+
+    async def _refuse_crash_loop(self, engine: Engine) -> None:
+        seen = await self.containers.look()
+        if engine is Engine.ABSENT or seen.restarts >= _MOST_RESTARTS:
+            words = await self.containers.last_words()
+            raise GiveUp(Failure.ENGINE, f"the database does not stay up (exit code {seen.exit_code}): {words}")
+
+    # --- access ---
+
+    async def allow(self, cidrs: tuple[str, ...]) -> None:
+        """The newest desired state; it replaces what `prepare` said, also for the next start of the machine."""
+        if self._prepared is None:
+            return
+        if list(cidrs) != self._prepared.order.allowed_cidrs:
+            order = msgspec.structs.replace(self._prepared.order, allowed_cidrs=list(cidrs))
+            await self.record(msgspec.structs.replace(self._prepared, order=order))
+        await self.apply_firewall()
+
+    async def apply_firewall(self) -> None:
+        if self._prepared is None:
+            await self.firewall.apply(Rules())
+            return
+        order = self._prepared.order
+        await self.firewall.apply(
+            Rules(
+                tuple(order.listen),
+                order.port,
+                tuple(order.allowed_cidrs),
+                engine_uid=self.spec.uid,
+                gateway=self.options.tenant_gateway,
+            )
+        )
+
+    async def close(self) -> None:
+        await self.monitor.close()
+        await self.containers.close()
+
+
+def has_data(directory: str) -> bool:
+    """Whether an engine was ever started there. Blocks for a moment."""
+    try:
+        return any(os.scandir(directory))
+    except FileNotFoundError:
+        return False
+
+
+def make_data_directory(order: Order, spec: ContainerSpec) -> None:
+    """Only for a database that is new, after the volume is mounted."""
+    _make_directory(order.data, spec)
+
+
+def _fresh_run_directory(order: Order, spec: ContainerSpec) -> None:
+    shutil.rmtree(order.run, ignore_errors=True)
+    _make_directory(order.run, spec)
+
+
+def _write_files(order: Order, spec: ContainerSpec) -> None:
+    _make_directory(order.config, spec)
+    for file in spec.files:
+        _write(file, spec.uid, spec.gid)
+
+
+def _make_directory(path: str, spec: ContainerSpec) -> None:
+    Path(path).mkdir(parents=True, exist_ok=True)
+    os.chown(path, spec.uid, spec.gid)
+    Path(path).chmod(0o700)
+
+
+def _write(file: File, uid: int, gid: int) -> None:
+    """Whole or not at all; untouched when it says that already."""
+    path = Path(file.path)
+    if path.exists() and path.read_text(encoding="utf-8") == file.content:
+        return
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        out.write(file.content)
+        os.fchown(out.fileno(), uid, gid)
+        out.flush()
+        os.fsync(out.fileno())
+    new.replace(path)
+
+
+async def _nobody_listens(percent: int, text: str) -> None:
+    _log.info("progress", percent=percent, text=text, at=time.time())

@@ -1,0 +1,47 @@
+"""The agent's settings, from its environment (COFFER_<FIELD>)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    state_dir: str = "/var/lib/coffer"
+    user_data: str = "/etc/coffer/user-data.json"
+    docker_socket: str = "/run/docker.sock"
+    data_dir: str = "/data"
+    """Where the data volume is mounted."""
+    volume_file: str = "/volume/disk.img"
+    """The data volume as a file, attached as the loop device of `loop_minor`."""
+    loop_minor: int | None = None
+    volume_device: str = "/dev/vdb"
+    """The data volume where there is no `loop_minor`."""
+    tenant_gateway: str = ""
+    """The tenant network's gateway, where the cloud knows it and the routes do not tell."""
+    registry_username: str = ""
+    registry_password: str = ""
+    heartbeat_seconds: float = 10.0
+    health_seconds: float = 3.0
+    sync_seconds: float = 300.0
+    log_level: str = "info"
+
+    @property
+    def database(self) -> Path:
+        """The agent's own database file."""
+        return Path(self.state_dir) / "agent.db"
+
+    @property
+    def engine_data(self) -> str:
+        """On the volume, never the mount point itself: where nothing is mounted it does not exist, and the container
+        then does not start rather than start on an empty directory."""
+        return f"{self.data_dir}/engine"
+
+    @property
+    def engine_config(self) -> str:
+        return f"{self.state_dir}/engine/config"
+
+    @property
+    def engine_run(self) -> str:
+        return f"{self.state_dir}/engine/run"

@@ -1,0 +1,188 @@
+"""Creating an instance: what is asked for against what is on offer, then one transaction that writes it all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import msgspec
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import SQLModel
+from starlette.responses import Response
+
+from coffer_api import instance_rows, names, quotas, views
+from coffer_api.bodies import CreateInstance, InstanceSpec
+from coffer_api.call import Call, reply
+from coffer_api.filing import HEADER
+from coffer_api.identity import allowed
+from coffer_api.problems import Problem, bad_request, not_found, not_in_this_release, over_limit, unprocessable
+from coffer_db import operations
+from coffer_db.operations import KeyReused, NewOperation, Replayed
+from coffer_shared.commands import NewDatabase, UserArgs
+from coffer_shared.datastore import Datastore, Feature
+
+CREATE_WITHIN = timedelta(minutes=20)
+_LATER = ("replica_of", "slave_of", "restore_point", "configuration", "modules")
+_OFFER = """
+    SELECT d.name AS datastore, d.id AS datastore_id, d.default_version_id, v.id, v.name, v.version, v.manager,
+           v.active, f.id AS flavor
+    FROM datastores d JOIN datastore_versions v ON v.datastore_id = d.id
+    LEFT JOIN flavors f ON f.id = $1
+    ORDER BY d.name, v.name, v.version
+"""
+_instances = SQLModel.metadata.tables["instances"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A request that can be carried out."""
+
+    instance: str
+    row: dict[str, Any]
+    databases: list[NewDatabase]
+    users: list[UserArgs]
+
+
+async def create(call: Call) -> Response:
+    spec = (await call.body(CreateInstance)).instance
+    key, request_hash = await _idempotency(call)
+    wanted = await _plan(call, spec)
+    new = NewOperation(
+        instance_id=wanted.instance, project_id=call.project, kind="create_instance", within=CREATE_WITHIN,
+        args={"databases": msgspec.to_builtins(wanted.databases)},
+        secret_args={"users": msgspec.to_builtins(wanted.users)} if wanted.users else None,
+        user_id=call.identity.user, request_id=call.request_id, idempotency_key=key, request_hash=request_hash,
+    )
+    try:
+        async with call.api.db.begin() as session:
+            await quotas.lock(session, call.project)
+            operation = await _write(session, wanted, new, call)
+            await quotas.check(session, call.project, call.api.settings)
+    except Replayed as before:
+        return await _answer(call, before.instance_id, before.operation_id)
+    except KeyReused as reused:
+        raise unprocessable(str(reused)) from None
+    await call.api.wakes.wake(wanted.instance, operation)
+    return await _answer(call, wanted.instance, operation)
+
+
+async def _write(session: AsyncSession, wanted: Wanted, new: NewOperation, call: Call) -> str:
+    await session.execute(insert(_instances).values(**wanted.row))
+    return await operations.file(session, new, call.api.master)
+
+
+async def _answer(call: Call, instance: str, operation: str) -> Response:
+    row = await instance_rows.load(call, instance)
+    found = views.instance_detail(call, views.Links(call), row)
+    return reply({"instance": found}, headers={HEADER: operation})
+
+
+async def _idempotency(call: Call) -> tuple[str | None, str | None]:
+    """The key and a hash of the body. The hash is slow because the body may hold passwords and the hash is stored."""
+    key = call.request.headers.get("idempotency-key")
+    if key is None:
+        return None, None
+    if not 1 <= len(key) <= 255 or not key.isprintable():
+        raise bad_request("Idempotency-Key must be 1 to 255 printable characters.")
+    body = msgspec.json.encode(await call.json(), order="deterministic")
+    salt = f"{call.project}\n{key}".encode()
+    digest = await asyncio.to_thread(hashlib.scrypt, body, salt=salt, n=2**14, r=8, p=1, dklen=32)
+    return key, digest.hex()
+
+
+async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
+    """Everything that can be refused without writing is refused here."""
+    _refuse_later(spec)
+    settings = call.api.settings
+    ref = spec.flavor_ref or spec.flavor
+    rows = await call.api.reads.fetch(_OFFER, ref or "")
+    version = _version(rows, spec, settings.default_datastore)
+    datastore = call.api.specs.get(version["manager"])
+    if datastore is None:
+        raise bad_request(f"Datastore version '{version['name']}' cannot be used by this release.")
+    if ref is None or version["flavor"] is None:
+        raise bad_request(f"Resource {ref} cannot be found.")
+    if spec.volume is None:
+        raise bad_request("Volume size was not specified.")
+    if spec.volume.size > settings.max_volume_gib:
+        raise over_limit(f"Volume 'size' cannot exceed maximum of {settings.max_volume_gib} GB.")
+    if spec.region_name not in {None, settings.region}:
+        raise bad_request(f"Region {spec.region_name} is not known.")
+    if spec.databases:
+        _need(call, datastore, Feature.DATABASES, "instance:extension:database:create")
+    if spec.users:
+        _need(call, datastore, Feature.USERS, "instance:extension:user:create")
+    databases = names.databases(datastore, spec.databases)
+    users = names.users(datastore, spec.users, frozenset(item.name for item in databases))
+    instance = str(uuid.uuid4())
+    row = _row(call, spec, instance)
+    row |= {"flavor_id": version["flavor"], "datastore_version_id": version["id"], "volume_gib": spec.volume.size,
+            "volume_type": spec.volume.type}
+    return Wanted(instance, row, databases, users)
+
+
+def _row(call: Call, spec: InstanceSpec, instance: str) -> dict[str, Any]:
+    access = spec.access
+    return {
+        "id": instance,
+        "project_id": call.project,
+        "user_id": call.identity.user,
+        "name": spec.name,
+        "fs_uuid": str(uuid.uuid4()),
+        "formatted": False,
+        "started_once": False,
+        "region": call.api.settings.region,
+        "availability_zone": spec.availability_zone,
+        "locality": spec.locality,
+        "nics": [nic.stored() for nic in spec.nics],
+        "is_public": access.is_public if access else False,
+        "allowed_cidrs": access.allowed_cidrs if access else [],
+        "addresses": [],
+        "failed": False,
+    }
+
+
+def _refuse_later(spec: InstanceSpec) -> None:
+    for field in _LATER:
+        if getattr(spec, field) not in (None, [], "", {}):
+            raise not_in_this_release(f"Creating an instance with {InstanceSpec.model_fields[field].alias or field}")
+    if spec.replica_count is not None and spec.replica_count > 1:
+        raise bad_request("replica_count needs replica_of.")
+
+
+def _version(rows: list[asyncpg.Record], spec: InstanceSpec, default: str) -> asyncpg.Record:
+    """The datastore version that was asked for, by names or ids, or the default."""
+    asked = spec.datastore
+    kind = (asked.type if asked else None) or default
+    if not kind:
+        raise bad_request("Please specify a datastore: there is no default.")
+    mine = [row for row in rows if kind in {row["datastore"], row["datastore_id"]}]
+    if not mine:
+        raise not_found(f"Datastore '{kind}' cannot be found.")
+    name = asked.version if asked else None
+    if name is None and (asked is None or asked.version_number is None):
+        mine = [row for row in mine if row["id"] == row["default_version_id"]]
+        if not mine:
+            raise bad_request(f"Default version for datastore '{kind}' not found.")
+    if name is not None:
+        mine = [row for row in mine if name in {row["name"], row["id"]}]
+    if asked is not None and asked.version_number is not None:
+        mine = [row for row in mine if row["version"] == asked.version_number]
+    mine = [row for row in mine if row["active"]]
+    if not mine:
+        raise bad_request(f"Datastore version '{name or (asked and asked.version_number) or ''}' cannot be found.")
+    if len(mine) > 1:
+        raise bad_request(f"Datastore version '{name}' is not unique: give version_number too.")
+    return mine[0]
+
+
+def _need(call: Call, datastore: Datastore, feature: Feature, rule: str) -> None:
+    allowed(call.request, rule)
+    if feature not in datastore.features:
+        raise Problem(422, f"Operation not supported for datastore {datastore.name}.")

@@ -1,0 +1,42 @@
+"""What is public: the versions document, and whether the service is well."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from coffer_api.call import base_url, reply
+from coffer_api.settings import Settings
+
+Ready = Callable[[], Awaitable[bool]]
+"""Whether requests can be served."""
+_VERSION = {"id": "v1.0", "status": "CURRENT", "updated": "2012-08-01T00:00:00Z"}
+
+
+def routes(settings: Settings, ready: Ready) -> list[Route]:
+    def version(request: Request) -> dict[str, Any]:
+        link = {"rel": "self", "href": f"{base_url(settings, request)}/v1.0/"}
+        return {**_VERSION, "links": [link]}
+
+    async def versions(request: Request) -> Response:
+        return reply({"versions": [version(request)]})
+
+    async def one_version(request: Request) -> Response:
+        """Clients without a catalogue take the project off their endpoint, look here, and put it back on."""
+        return reply({"version": version(request)})
+
+    async def alive(_request: Request) -> Response:
+        return PlainTextResponse("OK")
+
+    async def fit(_request: Request) -> Response:
+        return PlainTextResponse("OK") if await ready() else PlainTextResponse("not ready", 503)
+
+    return [
+        Route("/", versions), Route("/v1.0", one_version), Route("/v1.0/", one_version),
+        Route("/healthz", alive), Route("/healthcheck", fit), Route("/readyz", fit),
+    ]
+

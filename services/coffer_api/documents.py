@@ -1,0 +1,210 @@
+"""The bodies of replies, for the OpenAPI document only: replies are made from rows in `views`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Link(BaseModel):
+    rel: str
+    href: str
+
+
+class Problem(BaseModel):
+    """Every error: one key that names its kind."""
+
+    model_config = {"json_schema_extra": {"example": {"itemNotFound": {"code": 404, "message": "..."}}}}
+
+
+class Page(BaseModel):
+    links: list[Link] | None = Field(None, description="On a page that is not the last: where the next one is.")
+
+
+class FlavorRef(BaseModel):
+    id: str
+    links: list[Link]
+
+
+class DatastoreRef(BaseModel):
+    type: str
+    version: str
+    version_number: str | None = None
+
+
+class Access(BaseModel):
+    is_public: bool
+    allowed_cidrs: list[str] | None = None
+
+
+class Volume(BaseModel):
+    size: int = Field(description="GiB")
+    used: float | None = Field(None, description="GiB")
+    used_percent: float | None = None
+
+
+class Address(BaseModel):
+    address: str
+    type: str = Field(description="private or public")
+    network: str | None = None
+
+
+class Fault(BaseModel):
+    message: str
+    created: str
+    details: str | None
+
+
+class Instance(BaseModel):
+    id: str
+    name: str
+    status: str
+    operating_status: str
+    links: list[Link]
+    flavor: FlavorRef
+    datastore: DatastoreRef
+    region: str
+    access: Access
+    volume: Volume
+    tenant_id: str
+    ip: list[str] | None = None
+    addresses: list[Address] | None = None
+    created: str | None = None
+    updated: str | None = None
+    service_status_updated: str | None = None
+    locality: str | None = None
+    fault: Fault | None = None
+
+
+class Instances(Page):
+    instances: list[Instance]
+
+
+class InstanceReply(BaseModel):
+    instance: Instance
+
+
+class Database(BaseModel):
+    name: str
+
+
+class Databases(Page):
+    databases: list[Database]
+
+
+class User(BaseModel):
+    name: str
+    host: str | None = None
+    databases: list[Database] | None = None
+    password: str | None = Field(None, description="Only where root is enabled.")
+
+
+class Users(Page):
+    users: list[User]
+
+
+class UserReply(BaseModel):
+    user: User
+
+
+class RootStateReply(BaseModel):
+    rootEnabled: bool  # noqa: N815 - Trove's name
+
+
+class Version(BaseModel):
+    id: str
+    name: str
+    version: str
+    links: list[Link]
+    datastore: str | None = None
+
+
+class VersionReply(BaseModel):
+    version: Version
+
+
+class Versions(BaseModel):
+    versions: list[Version]
+
+
+class Datastore(BaseModel):
+    id: str
+    name: str
+    links: list[Link]
+    versions: list[Version]
+    default_version: str | None = None
+
+
+class DatastoreReply(BaseModel):
+    datastore: Datastore
+
+
+class Datastores(BaseModel):
+    datastores: list[Datastore]
+
+
+class Flavor(BaseModel):
+    id: int | None = Field(description="null when the id is not a number")
+    str_id: str
+    name: str
+    ram: int
+    vcpus: float
+    disk: int
+    ephemeral: int
+    links: list[Link]
+
+
+class FlavorReply(BaseModel):
+    flavor: Flavor
+
+
+class Flavors(BaseModel):
+    flavors: list[Flavor]
+
+
+class Limits(BaseModel):
+    limits: list[dict[str, Any]]
+
+
+class Failure(BaseModel):
+    code: str
+    message: str | None
+    step: str | None
+
+
+class Event(BaseModel):
+    n: int
+    kind: str
+    percent: int
+    text: str
+    at: str
+
+
+class Operation(BaseModel):
+    id: str
+    instance_id: str
+    kind: str
+    state: str = Field(description="pending, running, waiting, undoing, succeeded, failed or cancelled")
+    step: str
+    progress: int = Field(ge=0, le=100)
+    progress_text: str
+    attempts: int
+    cancel_requested: bool
+    user_id: str
+    request_id: str
+    created: str
+    updated: str
+    deadline: str
+    links: list[Link]
+    finished: str | None = None
+    failure: Failure | None = None
+    events: list[Event] | None = None
+
+
+class OperationReply(BaseModel):
+    operation: Operation
+
+
+class Operations(Page):
+    operations: list[Operation]

@@ -1,0 +1,118 @@
+"""The parts of the Trove API that this release does not have.
+
+What clients probe on their way to something else is answered truthfully (there are none); the rest is 501, never a
+success that is none.
+"""
+
+from __future__ import annotations
+
+import re
+
+from starlette.responses import Response
+
+from coffer_api import instance_rows
+from coffer_api.call import Call, Handler, Routes, reply
+from coffer_api.problems import not_found, not_in_this_release
+
+ROUTES = Routes("not in this release")
+
+_ABSENT = (
+    # what, methods, paths
+    ("Backups", "POST", ("/backups",)),
+    ("Backup strategies", "POST DELETE", ("/backup_strategies",)),
+    ("Configuration groups", "POST", ("/configurations",)),
+    ("Configuration of instances", "GET", ("/instances/{id}/configuration",)),
+    ("Configuration parameters", "GET", (
+        "/datastores/{datastore}/versions/{version}/parameters",
+        "/datastores/{datastore}/versions/{version}/parameters/{name}",
+        "/datastores/versions/{version}/parameters",
+        "/datastores/versions/{version}/parameters/{name}",
+    )),
+    ("Deleting datastores", "DELETE", ("/datastores/{datastore}",)),
+    ("Logs of instances", "GET POST", ("/instances/{id}/log",)),
+    ("Certificates", "GET POST", ("/instances/{id}/ssl",)),
+    ("Modules", "GET POST", ("/instances/{id}/modules",)),
+    ("Modules", "DELETE", ("/instances/{id}/modules/{module}",)),
+    ("Modules", "POST", ("/modules",)),
+    ("Clusters", "POST", ("/clusters",)),
+    ("Management of instances", "GET", ("/mgmt/instances", "/mgmt/instances/{id}")),
+    ("Management of instances", "POST", ("/mgmt/instances/{id}/action", "/mgmt/instances/{id}/upgrade")),
+    ("Management of instances", "GET", (
+        "/mgmt/instances/{id}/root", "/mgmt/instances/{id}/hwinfo", "/mgmt/instances/{id}/diagnostics",
+        "/mgmt/instances/{id}/rpc_ping",
+    )),
+    ("Management of clusters", "GET", ("/mgmt/clusters", "/mgmt/clusters/{id}")),
+    ("Management of clusters", "POST", ("/mgmt/clusters/{id}/action",)),
+    ("Quotas of a project", "GET PUT", ("/mgmt/quotas/{quota_project}",)),
+    ("Management of datastore versions", "GET POST", ("/mgmt/datastore-versions",)),
+    ("Management of datastore versions", "GET PATCH DELETE", ("/mgmt/datastore-versions/{id}",)),
+    ("Configuration parameters", "GET POST", ("/mgmt/datastores/versions/{version}/parameters",)),
+    ("Configuration parameters", "GET PUT DELETE", ("/mgmt/datastores/versions/{version}/parameters/{name}",)),
+)
+_EMPTY = (
+    ("backups", "backup:index"), ("configurations", "configuration:index"), ("clusters", "cluster:index"),
+    ("modules", "module:index"), ("backup_strategies", "backup:index"),
+)
+_NONE_OF = (
+    # the sentence, the path of one item, then methods and paths below it
+    ("Backup {} cannot be found.", "/backups/{id}", (("DELETE", ""),)),
+    (
+        "Configuration group with ID {} could not be found.", "/configurations/{id}",
+        (("DELETE", ""), ("PUT", ""), ("PATCH", ""), ("GET", "/instances")),
+    ),
+    (
+        "Cluster '{}' cannot be found.", "/clusters/{id}",
+        (("DELETE", ""), ("POST", ""), ("GET", "/root"), ("POST", "/root"), ("GET", "/instances/{instance}")),
+    ),
+    (
+        "Module {} cannot be found.", "/modules/{id}",
+        (("DELETE", ""), ("PUT", ""), ("GET", "/instances"), ("PUT", "/instances")),
+    ),
+)
+
+
+@ROUTES.add("GET", "/instances/{id}/backups", rule="instance:backups")
+async def list_backups_of_instance(call: Call) -> Response:
+    """There are none in this release."""
+    await instance_rows.load(call)
+    return reply({"backups": []})
+
+
+def _absent(what: str) -> Handler:
+    async def not_in_this_release_yet(_call: Call) -> Response:
+        raise not_in_this_release(what)
+
+    return not_in_this_release_yet
+
+
+def _empty(key: str) -> Handler:
+    async def nothing(_call: Call) -> Response:
+        return reply({key: []})
+
+    return nothing
+
+
+def _none(sentence: str) -> Handler:
+    async def not_there(call: Call) -> Response:
+        raise not_found(sentence.format(call.part(1)[:255]))
+
+    return not_there
+
+
+def _declare() -> None:
+    for key, rule in _EMPTY:
+        ROUTES.add("GET", f"/{key}", rule=rule, name=f"list_{key}")(_empty(key))
+    for sentence, path, below in _NONE_OF:
+        for method, rest in (("GET", ""), *below):
+            ROUTES.add(method, path + rest, rule=None, status=404, name=_name(method, path + rest))(_none(sentence))
+    for what, methods, paths in _ABSENT:
+        for path in paths:
+            for method in methods.split():
+                ROUTES.add(method, path, rule=None, status=501, name=_name(method, path))(_absent(what))
+
+
+def _name(method: str, path: str) -> str:
+    return "_".join(re.findall(r"[a-z]+", f"{method.lower()} {path}"))
+
+
+_declare()

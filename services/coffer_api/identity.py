@@ -1,0 +1,81 @@
+"""Who asks, and what the policy lets them do. Rule names are Trove's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from starlette.requests import Request
+
+from coffer_api.problems import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    user: str
+    project: str
+    """The project of the URL, which this user may use."""
+    roles: frozenset[str]
+
+    @property
+    def admin(self) -> bool:
+        return "admin" in self.roles
+
+
+class Needs(Enum):
+    ANY = frozenset({"admin", "member", "reader"})
+    WRITE = frozenset({"admin", "member"})
+    ADMIN = frozenset({"admin"})
+
+
+RULES: Mapping[str, Needs] = {
+    "datastore:index": Needs.ANY,
+    "datastore:show": Needs.ANY,
+    "datastore:version_index": Needs.ANY,
+    "datastore:version_show": Needs.ANY,
+    "datastore:version_show_by_uuid": Needs.ANY,
+    "datastore:list_associated_flavors": Needs.ANY,
+    "datastore:list_associated_volume_types": Needs.ANY,
+    "flavor:index": Needs.ANY,
+    "flavor:show": Needs.ANY,
+    "limits:index": Needs.ANY,
+    "instance:index": Needs.ANY,
+    "instance:detail": Needs.ANY,
+    "instance:show": Needs.ANY,
+    "instance:create": Needs.WRITE,
+    "instance:update": Needs.WRITE,
+    "instance:delete": Needs.WRITE,
+    "instance:restart": Needs.WRITE,
+    "instance:backups": Needs.ANY,
+    "instance:extension:database:index": Needs.ANY,
+    "instance:extension:database:create": Needs.WRITE,
+    "instance:extension:database:delete": Needs.WRITE,
+    "instance:extension:user:index": Needs.ANY,
+    "instance:extension:user:show": Needs.ANY,
+    "instance:extension:user:create": Needs.WRITE,
+    "instance:extension:user:delete": Needs.WRITE,
+    "instance:extension:user:update": Needs.WRITE,
+    "instance:extension:user:update_all": Needs.WRITE,
+    "instance:extension:user_access:index": Needs.ANY,
+    "instance:extension:user_access:update": Needs.WRITE,
+    "instance:extension:user_access:delete": Needs.WRITE,
+    "instance:extension:root:index": Needs.ANY,
+    "instance:extension:root:create": Needs.WRITE,
+    "instance:extension:root:delete": Needs.WRITE,
+    "backup:index": Needs.ANY,
+    "cluster:index": Needs.ANY,
+    "configuration:index": Needs.ANY,
+    "module:index": Needs.ANY,
+    "operation:index": Needs.ANY,
+    "operation:show": Needs.ANY,
+    "operation:cancel": Needs.WRITE,
+}
+
+
+def allowed(request: Request, rule: str) -> Identity:
+    """The caller, if the rule lets them; else 403 with Trove's sentence."""
+    identity: Identity = request.scope["identity"]
+    if identity.roles.isdisjoint(RULES[rule].value):
+        raise Problem(403, f"Policy doesn't allow {rule} to be performed.")
+    return identity

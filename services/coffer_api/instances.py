@@ -1,0 +1,170 @@
+"""Instances: list, show, create, rename, delete, restart."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+from sqlalchemy import text
+from starlette.responses import Response
+
+from coffer_api import creating, documents, filing, instance_rows, views
+from coffer_api.bodies import Action, CreateInstance, UpdateInstance
+from coffer_api.call import Call, Routes, empty, reply
+from coffer_api.filing import accepted
+from coffer_api.identity import allowed
+from coffer_api.instance_rows import facts
+from coffer_api.problems import Problem, bad_request, not_in_this_release, unprocessable
+from coffer_api.status import action_allowed, service, shown
+from coffer_db import operations
+from coffer_db.operations import Busy
+
+ROUTES = Routes("instances")
+DELETE_WITHIN = timedelta(minutes=10)
+RESTART_WITHIN = timedelta(minutes=5)
+_RENAME = text("UPDATE instances SET name = :name, updated_at = now() WHERE id = :id AND deleted_at IS NULL")
+_LATER_ACTIONS = ("resize", "promote_to_replica_source", "eject_replica_source", "reset_status")
+
+
+@ROUTES.add("GET", "/instances", rule="instance:index", reply=documents.Instances, paged=True)
+async def list_instances(call: Call) -> Response:
+    return await _page(call, views.instance, "instances")
+
+
+@ROUTES.add("GET", "/instances/detail", rule="instance:detail", reply=documents.Instances, paged=True)
+async def list_instances_in_detail(call: Call) -> Response:
+    return await _page(call, views.instance_detail, "instances/detail")
+
+
+@ROUTES.add("POST", "/instances", rule="instance:create", body=CreateInstance, reply=documents.InstanceReply)
+async def create_instance(call: Call) -> Response:
+    """Answered at once with status BUILD; the operation in `X-Coffer-Operation` tells how it goes on.
+
+    The same request again under the same `Idempotency-Key` answers with the instance it made the first time.
+    """
+    return await creating.create(call)
+
+
+@ROUTES.add("GET", "/instances/{id}", rule="instance:show", reply=documents.InstanceReply)
+async def show_instance(call: Call) -> Response:
+    row = await instance_rows.load(call)
+    return reply({"instance": views.with_volume_use(views.instance_detail(call, views.Links(call), row), row)})
+
+
+@ROUTES.add("PUT", "/instances/{id}", rule="instance:update", body=UpdateInstance, status=202)
+async def update_instance(call: Call) -> Response:
+    """In this release only the name can be changed."""
+    return await _update(call)
+
+
+@ROUTES.add("PATCH", "/instances/{id}", rule="instance:update", body=UpdateInstance, status=202)
+async def edit_instance(call: Call) -> Response:
+    """As PUT."""
+    return await _update(call)
+
+
+@ROUTES.add("DELETE", "/instances/{id}", rule="instance:delete", status=202)
+async def delete_instance(call: Call) -> Response:
+    """Asked again while it runs, it is accepted again and changes nothing."""
+    for last in (False, True):
+        row = await instance_rows.load(call)
+        if row["task"] == "delete_instance":
+            return accepted(row["task_id"])
+        if row["task"] == "create_instance":
+            raise unprocessable(f"Instance {row['id']} is not ready. (Status is BUILD).")
+        wanted = filing.new(call, row, "delete_instance", within=DELETE_WITHIN, lifecycle=True, args={})
+        try:
+            async with call.api.db.begin() as session:
+                operation = await operations.file(session, wanted, None)
+        except Busy as busy:
+            if last or row["task_id"] is None:
+                raise _busy(row, busy) from None
+            await _end(call, row["task_id"])
+        else:
+            await call.api.wakes.wake(row["id"], operation)
+            return accepted(operation)
+    raise AssertionError("the second attempt answers or raises")
+
+
+@ROUTES.add("POST", "/instances/{id}/action", rule=None, body=Action, status=202)
+async def act_on_instance(call: Call) -> Response:
+    """`{"restart": {}}`; the other actions are of later releases."""
+    body = (await call.body(Action)).model_extra or {}
+    if len(body) != 1:
+        raise bad_request("Exactly one action is expected.")
+    ((action, given),) = body.items()
+    if action in _LATER_ACTIONS:
+        raise not_in_this_release(f"The action {action}")
+    if action != "restart":
+        raise bad_request(f"Action {action[:255]!r} is not known.")
+    if given not in (None, {}):
+        raise bad_request("Validation error: restart takes no arguments.")
+    allowed(call.request, "instance:restart")
+    row = await instance_rows.load(call)
+    _need_action(call, row)
+    wanted = filing.new(call, row, "restart_instance", within=RESTART_WITHIN, lifecycle=True, args={})
+    try:
+        async with call.api.db.begin() as session:
+            operation = await operations.file(session, wanted, None)
+    except Busy as busy:
+        raise _busy(row, busy) from None
+    await call.api.wakes.wake(row["id"], operation)
+    return accepted(operation)
+
+
+async def _page(call: Call, view: Any, path: str) -> Response:
+    limit, marker = call.limit(), call.marker()
+    rows = await instance_rows.page(call, limit, marker)
+    found: dict[str, Any] = {}
+    if len(rows) > limit:
+        rows = rows[:limit]
+        found = call.next_links("instances", path, limit, rows[-1]["id"])
+    rows.sort(key=_created, reverse=True)
+    links = views.Links(call)
+    return reply({"instances": [view(call, links, row) for row in rows], **found})
+
+
+def _created(row: asyncpg.Record) -> Any:
+    return row["created_at"]
+
+
+async def _update(call: Call) -> Response:
+    body = await call.body(UpdateInstance)
+    row = await instance_rows.load(call)
+    given = body.instance.model_fields_set
+    later = given - {"name"}
+    if given <= {"configuration"} and body.instance.configuration is None:
+        return empty()  # it asks to detach the configuration: none can be attached, so there is nothing to do
+    if later:
+        raise not_in_this_release(f"Changing {', '.join(sorted(later))}")
+    if body.instance.name is None:
+        raise bad_request("Validation error: instance['name'] must be a string.")
+    async with call.api.db.begin() as session:
+        await session.execute(_RENAME, {"name": body.instance.name, "id": row["id"]})
+    return empty()
+
+
+def _need_action(call: Call, row: asyncpg.Record) -> None:
+    known, expiry = facts(row), call.api.settings.heartbeat_expiry
+    if not action_allowed(known, expiry):
+        word = shown(known, expiry).status if known.task else service(known, expiry)
+        raise unprocessable(
+            f"Instance {row['id']} is not currently available for an action to be performed "
+            f"(instance status was {word}).",
+        )
+
+
+async def _end(call: Call, operation: str) -> None:
+    """Ask for the end of what is in the way of a deletion, and give it a moment."""
+    async with call.api.db.begin() as session:
+        await operations.request_cancel(session, operation)
+    await call.api.waiter.until_finished(operation, call.api.settings.operation_wait)
+
+
+def _busy(row: asyncpg.Record, busy: Busy) -> Problem:
+    return Problem(
+        422,
+        f"Instance {row['id']} is not currently available for an action to be performed ({busy.kind} is running).",
+        {"Retry-After": "5"},
+    )

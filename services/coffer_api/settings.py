@@ -1,0 +1,71 @@
+"""The API's settings, each from COFFER_<NAME> (or COFFER_<NAME>_FILE, whose content is then the value)."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+
+from coffer_db.database import DatabaseSettings
+from coffer_shared.settings import BadSettings
+
+
+class Settings(DatabaseSettings, frozen=True, kw_only=True):
+    state_dir: str
+    """Holds master.pub and, as far as they are used: htpasswd, ca.pem, key, keyset, root.pub, guests.creds,
+    control.creds."""
+    host: str = "127.0.0.1"
+    port: int = 8779
+    metrics_host: str = "0.0.0.0"
+    metrics_port: int = 9101
+    """`/metrics`, `/healthz` and `/readyz`, where neither guests nor tenants reach."""
+    public_endpoint: str = ""
+    """What links begin with, such as https://databases.example.org; empty: as the caller addressed the service."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+    log_level: str = "info"
+    region: str = "RegionOne"
+
+    auth_strategy: Literal["http_basic", "noauth"] = "http_basic"
+    htpasswd: str = ""
+    """Path of a file with lines of user:bcrypt:project:role1,role2; empty: the one in `state_dir`."""
+    allow_noauth_remote: bool = False
+    """Let `noauth` listen on an address that others can reach."""
+
+    nats_urls: tuple[str, ...] = ()
+    """Without any, users, databases and root cannot be read, and the provisioner finds operations when it looks."""
+    page_size: int = 20
+    max_page_size: int = 100
+    default_datastore: str = ""
+    max_volume_gib: int = 10
+    quota_instances: int = 10
+    """Per project, as the three below; -1: no limit."""
+    quota_volumes: int = 40
+    """GiB in all."""
+    quota_ram: int = -1
+    """MiB in all."""
+    quota_backups: int = 50
+    heartbeat_expiry: float = 90.0
+    operation_wait: float = 10.0
+    """Seconds that an answer waits for the result of a change of users, databases or root."""
+    guest_wait: float = 3.0
+    """Seconds that a guest has to answer a question."""
+
+    def check(self) -> None:
+        """BadSettings for what no single field can tell."""
+        if self.auth_strategy == "noauth" and not self.allow_noauth_remote and not _is_loopback(self.host):
+            raise BadSettings(
+                "COFFER_HOST is not a loopback address: with noauth everybody who reaches it is an administrator; "
+                "COFFER_ALLOW_NOAUTH_REMOTE=true says that this is meant",
+            )
+
+    def __repr__(self) -> str:
+        return f"Settings({self.host}:{self.port}, {self.auth_strategy}, {self.database_user}@{self.database_host})"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""The schema's history, as Alembic revisions. Run them with `coffer_db.migrate`."""

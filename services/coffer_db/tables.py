@@ -1,0 +1,279 @@
+"""The tables: what Coffer holds to be true. PostgreSQL is the only place of truth.
+
+Times are UTC (`timestamptz`). Identifiers of instances, operations and datastores are UUIDs, kept as text in lower case
+because they go into URLs, subjects and labels as they are.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+
+def _now() -> Any:
+    return Column(DateTime(timezone=True), nullable=False, server_default=text("now()"))
+
+
+def _time() -> Any:
+    return Column(DateTime(timezone=True), nullable=True)
+
+
+def _json(default: str = "{}") -> Any:
+    return Column(JSONB, nullable=False, server_default=text(f"'{default}'::jsonb"))
+
+
+def _secret() -> Any:
+    return Column(LargeBinary, nullable=True)
+
+
+class Datastore(SQLModel, table=True):
+    """An engine on offer."""
+
+    __tablename__ = "datastores"
+    id: str = Field(primary_key=True)
+    name: str = Field(unique=True)
+    default_version_id: str | None = None
+    created_at: datetime = Field(sa_column=_now())
+
+
+class DatastoreVersion(SQLModel, table=True):
+    """One version of an engine and the image that runs it."""
+
+    __tablename__ = "datastore_versions"
+    __table_args__ = (UniqueConstraint("datastore_id", "name", "version"),)
+    id: str = Field(primary_key=True)
+    datastore_id: str = Field(foreign_key="datastores.id", index=True)
+    name: str
+    """What tenants ask for, such as "17"."""
+    version: str
+    """The number behind the name, such as "17.11"."""
+    manager: str
+    """The folder under coffer_datastores."""
+    image: str
+    """repository:tag or repository@digest in the stack's registry, without the registry's host."""
+    image_digest: str = ""
+    """sha256:..., recorded when the version was registered; guests pull by this."""
+    active: bool = True
+    created_at: datetime = Field(sa_column=_now())
+
+
+class Flavor(SQLModel, table=True):
+    """A size of machine."""
+
+    __tablename__ = "flavors"
+    id: str = Field(primary_key=True)
+    name: str = Field(unique=True)
+    ram_mb: int
+    vcpus: float
+    disk_gib: int = 0
+    ephemeral_gib: int = 0
+
+
+class Instance(SQLModel, table=True):
+    """A tenant's database instance, as it should be. What is so is in `heartbeats` and in the cloud."""
+
+    __tablename__ = "instances"
+    __table_args__ = (
+        Index("ix_instances_project", "project_id", "id", postgresql_where=text("deleted_at IS NULL")),
+        CheckConstraint("volume_gib > 0", name="volume_gib_positive"),
+    )
+    id: str = Field(primary_key=True)
+    project_id: str
+    user_id: str = ""
+    name: str
+    flavor_id: str = Field(foreign_key="flavors.id")
+    datastore_version_id: str = Field(foreign_key="datastore_versions.id")
+    volume_gib: int
+    volume_type: str | None = None
+    fs_uuid: str
+    """UUID of the data file system, chosen before it is made."""
+    formatted: bool = False
+    """Set once the guest has reported the file system; from then on nothing may format the volume."""
+    started_once: bool = False
+    """The volume has held a started database: no undo and no sweep deletes it."""
+    region: str = "RegionOne"
+    availability_zone: str | None = None
+    locality: str | None = None
+    nics: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json("[]"))
+    is_public: bool = False
+    allowed_cidrs: list[str] = Field(default_factory=list, sa_column=_json("[]"))
+    """Empty: everybody on the tenant's network (and, if public, everybody)."""
+    addresses: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json("[]"))
+    """[{"address", "type": "private" | "public", "network"?}], written by the provisioner."""
+    server_id: str | None = None
+    volume_id: str | None = None
+    root_enabled_at: datetime | None = Field(default=None, sa_column=_time())
+    root_enabled_by: str | None = None
+    failed: bool = False
+    """The last lifecycle operation failed; shown as ERROR until one succeeds."""
+    fault_message: str | None = None
+    fault_details: str | None = None
+    fault_at: datetime | None = Field(default=None, sa_column=_time())
+    created_at: datetime = Field(sa_column=_now())
+    updated_at: datetime = Field(sa_column=_now())
+    deleted_at: datetime | None = Field(default=None, sa_column=_time())
+
+
+class OperationState(StrEnum):
+    PENDING = "pending"
+    """Filed; no worker has touched it."""
+    RUNNING = "running"
+    """A worker holds its lease, or held it and died."""
+    WAITING = "waiting"
+    """Between two turns: `wake_at` says when it is looked at again."""
+    UNDOING = "undoing"
+    """It failed or was cancelled; what it made is being taken back."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN_STATES = (OperationState.PENDING, OperationState.RUNNING, OperationState.WAITING, OperationState.UNDOING)
+_OPEN = "state IN ('pending', 'running', 'waiting', 'undoing')"
+
+
+class Operation(SQLModel, table=True):
+    """A change that takes more than a row write. `coffer_db.operations` is the only writer of its state."""
+
+    __tablename__ = "operations"
+    __table_args__ = (
+        Index("ix_operations_due", "wake_at", postgresql_where=text(_OPEN)),
+        Index("ix_operations_instance", "instance_id", "seq"),
+        Index("ix_operations_project", "project_id", "seq"),
+        Index(
+            "uq_operations_lifecycle", "instance_id", unique=True, postgresql_where=text(f"lifecycle AND {_OPEN}"),
+        ),
+        Index(
+            "uq_operations_idempotency", "project_id", "idempotency_key", unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+    )
+    id: str = Field(primary_key=True)
+    seq: int | None = Field(
+        default=None,
+        sa_column=Column(BigInteger, nullable=False, unique=True, server_default=text("nextval('operation_seq')")),
+    )
+    """Order of filing: an operation starts only when no earlier one of its instance is open."""
+    instance_id: str = Field(foreign_key="instances.id")
+    project_id: str
+    user_id: str = ""
+    request_id: str = ""
+    trace: str = ""
+    kind: str
+    lifecycle: bool = True
+    """At most one open lifecycle operation per instance; the others (users, databases, root) queue behind it."""
+    args: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    """Never a secret."""
+    secret_args: bytes | None = Field(default=None, sa_column=_secret())
+    """Arguments that are secret, sealed under the master key; erased when the operation ends."""
+    state: str = OperationState.PENDING
+    step: str = ""
+    progress: int = 0
+    progress_text: str = ""
+    attempts: int = 0
+    """Consecutive failures of the current step."""
+    context: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    """What steps remember for later steps; never a secret."""
+    failure_code: str | None = None
+    failure_text: str | None = None
+    failure_step: str | None = None
+    cancel_requested: bool = False
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+    lease_token: str | None = None
+    lease_until: datetime | None = Field(default=None, sa_column=_time())
+    wake_at: datetime = Field(sa_column=_now())
+    deadline: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    guest_state: str = ""
+    """"": no command sent; sent, accepted, done, failed, cancelled: what the guest last said of it."""
+    guest_result: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    guest_code: str = ""
+    guest_text: str = ""
+    created_at: datetime = Field(sa_column=_now())
+    updated_at: datetime = Field(sa_column=_now())
+    finished_at: datetime | None = Field(default=None, sa_column=_time())
+
+
+class OperationEvent(SQLModel, table=True):
+    """A guest's numbered event; (operation, n) makes receiving it twice harmless."""
+
+    __tablename__ = "operation_events"
+    operation_id: str = Field(primary_key=True, foreign_key="operations.id")
+    n: int = Field(primary_key=True)
+    kind: str
+    """progress, done, failed or cancelled"""
+    percent: int = 0
+    text: str = ""
+    at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    received_at: datetime = Field(sa_column=_now())
+
+
+class Guest(SQLModel, table=True):
+    """The identity of an instance's agent: public keys only, and the one-time enrolment."""
+
+    __tablename__ = "guests"
+    instance_id: str = Field(primary_key=True, foreign_key="instances.id")
+    xpub: bytes | None = Field(default=None, sa_column=_secret())
+    xpub_old: bytes | None = Field(default=None, sa_column=_secret())
+    nkey: str | None = None
+    nkey_old: str | None = None
+    jwt_expires_at: datetime | None = Field(default=None, sa_column=_time())
+    boot_hash: bytes | None = Field(default=None, sa_column=_secret())
+    """SHA-256 of the one-time secret."""
+    boot_nkey: str | None = None
+    boot_expires_at: datetime | None = Field(default=None, sa_column=_time())
+    boot_used_at: datetime | None = Field(default=None, sa_column=_time())
+    stolen_at: datetime | None = Field(default=None, sa_column=_time())
+    """Somebody else tried the used bootstrap credential."""
+    agent_version: str = ""
+    revoked_at: datetime | None = Field(default=None, sa_column=_time())
+    created_at: datetime = Field(sa_column=_now())
+
+
+class Heartbeat(SQLModel, table=True):
+    """The newest facts of a guest. Written in batches by the status-collector."""
+
+    __tablename__ = "heartbeats"
+    __table_args__ = ({"postgresql_with": {"fillfactor": "50"}},)
+    instance_id: str = Field(primary_key=True)
+    seq: int = Field(sa_column=Column(BigInteger, nullable=False))
+    """The envelope's; an older message never overwrites a newer one."""
+    received_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    engine: str
+    """One of `coffer_shared.messages.Engine`."""
+    facts: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    """The whole heartbeat."""
+
+
+class Revocation(SQLModel, table=True):
+    """A NATS user that may no longer connect; kept until its last JWT has expired."""
+
+    __tablename__ = "revocations"
+    nkey: str = Field(primary_key=True)
+    instance_id: str = ""
+    revoked_at: datetime = Field(sa_column=_now())
+    expires_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    reason: str = ""
+
+
+class AccountWrite(SQLModel, table=True):
+    """The last `iat` reserved for an account JWT; it only ever grows."""
+
+    __tablename__ = "account_writes"
+    account: str = Field(primary_key=True)
+    iat: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
+class RootHistory(SQLModel, table=True):
+    """Who enabled root when."""
+
+    __tablename__ = "root_history"
+    id: int | None = Field(default=None, primary_key=True)
+    instance_id: str = Field(foreign_key="instances.id", index=True)
+    user_id: str
+    enabled_at: datetime = Field(sa_column=_now())

@@ -1,0 +1,77 @@
+"""Bringing the database to this release: schema, roles, catalogue, image digests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+import coffer_datastores
+from coffer_db import migrate as schema
+from coffer_db import roles
+from coffer_db.catalogue import Catalogue, DatastoreOffer, VersionOffer, register
+from coffer_db.database import Database, DatabaseSettings
+
+IMAGES: Mapping[str, Mapping[str, str]] = {"postgresql": {"17": "coffer/postgres:17"}}
+"""Datastore to version to the image that this release ships for it."""
+
+
+async def migrate(state: Path) -> None:
+    """Schema first, then the roles whose rights are on it, then what is on offer."""
+    settings = _settings(state)
+    await schema.upgrade(settings.url())
+    passwords = msgspec.json.decode((state / "role-passwords.json").read_bytes(), type=dict[str, str])
+    db = Database(settings, name="coffer-manage")
+    try:
+        connection = await db.connect_alone()
+        try:
+            await roles.apply(connection, passwords)
+        finally:
+            await connection.close()
+        async with db.begin() as session:
+            await register(session, _catalogue({}))
+    finally:
+        await db.close()
+    sys.stdout.write(f"The database is at revision {schema.newest()}.\n")
+
+
+async def record(state: Path, digests: Mapping[str, str]) -> None:
+    """Record which digest guests pull for each image."""
+    db = Database(_settings(state), name="coffer-manage")
+    try:
+        async with db.begin() as session:
+            await register(session, _catalogue(digests))
+    finally:
+        await db.close()
+    for image, digest in digests.items():
+        sys.stdout.write(f"{image} is pulled as {digest[:19]}...\n")
+
+
+def _catalogue(digests: Mapping[str, str]) -> Catalogue:
+    offers = []
+    for name, spec in coffer_datastores.specs().items():
+        images = IMAGES.get(name, {})
+        versions = tuple(
+            VersionOffer(
+                name=version, version=version, manager=name, image=images[version],
+                image_digest=digests.get(images[version], ""),
+            )
+            for version in spec.versions
+            if version in images
+        )
+        default = next((v for v in versions if v.name == spec.default_version), None)
+        offers.append(DatastoreOffer(name, versions, default))
+    return Catalogue(tuple(offers))
+
+
+def _settings(state: Path) -> DatabaseSettings:
+    return DatabaseSettings(
+        database_host=os.environ.get("COFFER_DATABASE_HOST", "postgres"),
+        database_port=int(os.environ.get("COFFER_DATABASE_PORT", "5432")),
+        database_name=os.environ.get("COFFER_DATABASE_NAME", "coffer"),
+        database_user="postgres",
+        database_password=(state / "database-password").read_text().strip(),
+    )

@@ -1,0 +1,350 @@
+"""A cloud in memory, for tests: same rules as the real ones, plus delays, failures and crashes on demand.
+
+A `World` is the cloud itself and outlives the provisioners that talk to it; each `FakeCloud` is one provisioner's door
+to it. A new FakeCloud on an old World is a provisioner that was killed and started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network, ip_network
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from coffer_provisioner.cloud.interface import (
+    CloudBusy,
+    CloudRefused,
+    Machine,
+    MachineSpec,
+    MachineState,
+    Port,
+    PublicAddress,
+    Resource,
+    Tags,
+    Volume,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Network:
+    id: str
+    project: str
+    subnet: IPv4Network
+    made_for: Tags | None
+    """None: the tenant's own, which the driver never drops."""
+
+
+@dataclass(slots=True)
+class _Machine:
+    id: str
+    spec: MachineSpec
+    state: MachineState
+    fault: str = ""
+    looks_left: int = 0
+    starts: int = 1
+
+
+@dataclass(slots=True)
+class _Public:
+    tags: Tags
+    address: str
+    tcp_port: int
+    allowed: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Stack:
+    """What one stack has in the world, by instance (networks: by id)."""
+
+    networks: dict[str, _Network] = field(default_factory=dict)
+    ports: dict[str, tuple[Tags, Port]] = field(default_factory=dict)
+    volumes: dict[str, tuple[Tags, Volume]] = field(default_factory=dict)
+    machines: dict[str, _Machine] = field(default_factory=dict)
+    public: dict[str, _Public] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class World:
+    pool: str = "10.213.0.0/16"
+    public_pool: str = "127.0.13.0/24"
+    looks_until_active: int = 0
+    """How often a new machine is looked at before it is active."""
+    stacks: dict[str, Stack] = field(default_factory=dict)
+    made: int = 0
+
+    def stack(self, name: str) -> Stack:
+        return self.stacks.setdefault(name, Stack())
+
+    def new_id(self, kind: str) -> str:
+        self.made += 1
+        return f"{kind}-{self.made}"
+
+    def add_network(self, project: str, *, stack: str = "coffer") -> str:
+        """A network of the tenant's own."""
+        return self.make_network(self.stack(stack), project, None).id
+
+    def make_network(self, stack: Stack, project: str, made_for: Tags | None) -> _Network:
+        used = {network.subnet for each in self.stacks.values() for network in each.networks.values()}
+        subnet = next((s for s in IPv4Network(self.pool).subnets(new_prefix=24) if s not in used), None)
+        if subnet is None:
+            raise CloudRefused("no_network", "no range is left for another project's network")
+        network = _Network(self.new_id("network"), project, subnet, made_for)
+        stack.networks[network.id] = network
+        return network
+
+
+@dataclass(slots=True)
+class _Failure:
+    error: BaseException
+    after: bool
+
+
+def _call(
+    method: Callable[Concatenate[FakeCloud, P], T],
+) -> Callable[Concatenate[FakeCloud, P], Coroutine[Any, Any, T]]:
+    """Make a call to the cloud of a plain function: delay, failure, and others get their turn before it."""
+
+    @functools.wraps(method)
+    async def call(self: FakeCloud, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        name = method.__name__
+        self.calls[name] += 1
+        await asyncio.sleep(self.delays.get(name, 0))
+        failures = self.failures.get(name)
+        failure = failures.popleft() if failures else None
+        if failure is not None and not failure.after:
+            raise failure.error
+        result = method(self, *args, **kwargs)
+        if failure is not None:
+            raise failure.error
+        return result
+
+    return call
+
+
+class FakeCloud:
+    """`cloud.interface.Cloud` on a World."""
+
+    def __init__(self, world: World | None = None, *, stack: str = "coffer") -> None:
+        self.world = world or World()
+        self.calls: Counter[str] = Counter()
+        self.delays: dict[str, float] = {}
+        self.failures: dict[str, deque[_Failure]] = {}
+        self._mine = self.world.stack(stack)
+
+    # --- for tests ---
+
+    def fail_at(
+        self, method: str, times: int = 1, error: BaseException | None = None, *, after: bool = False,
+    ) -> None:
+        """Let the next calls of a method fail. `after`: the work is done, but the caller does not learn of it.
+
+        Give asyncio.CancelledError, or a BaseException of the test's own, for a provisioner that dies there."""
+        one = _Failure(error or CloudBusy(f"{method} fails because a test said so"), after)
+        self.failures.setdefault(method, deque()).extend([one] * times)
+
+    def set_machine(self, instance: str, state: MachineState, fault: str = "") -> None:
+        machine = self._mine.machines[instance]
+        machine.state, machine.fault = state, fault
+
+    def user_data(self, instance: str) -> bytes:
+        return self._mine.machines[instance].spec.user_data
+
+    def starts(self, instance: str) -> int:
+        return self._mine.machines[instance].starts
+
+    # --- the interface ---
+
+    @_call
+    def ensure_port(self, tags: Tags, *, network: str | None, address: str | None) -> Port:
+        if tags.instance in self._mine.ports:
+            return self._mine.ports[tags.instance][1]
+        found = self._network(tags, network)
+        if address is not None and address not in {str(host) for host in found.subnet.hosts()}:
+            raise CloudRefused("no_subnet", f"{address} is not in {found.subnet}")
+        taken = {port.address for _, port in self._mine.ports.values()} | {str(found.subnet[1])}
+        free = [address] if address else [str(host) for host in found.subnet.hosts()]
+        chosen = next((one for one in free if one not in taken), None)
+        if chosen is None:
+            raise CloudRefused(*(("address_taken", f"{address} is in use") if address else ("no_address", "none left")))
+        port = Port(chosen, found.id)
+        self._mine.ports[tags.instance] = (tags, port)
+        return port
+
+    @_call
+    def ensure_volume(self, tags: Tags, *, gib: int, volume_type: str | None) -> Volume:  # noqa: ARG002
+        made = (tags, Volume(self.world.new_id("volume"), gib, ready=True))
+        return self._mine.volumes.setdefault(tags.instance, made)[1]
+
+    @_call
+    def ensure_machine(self, spec: MachineSpec) -> Machine:
+        instance = spec.tags.instance
+        machine = self._mine.machines.get(instance)
+        if machine is None:
+            for what, there in (("volume", self._mine.volumes), ("port", self._mine.ports)):
+                if instance not in there:
+                    raise CloudRefused(f"no_{what}", f"the instance has no {what}")
+            looks = self.world.looks_until_active
+            state = MachineState.BUILDING if looks else MachineState.ACTIVE
+            machine = _Machine(self.world.new_id("machine"), spec, state, looks_left=looks)
+            self._mine.machines[instance] = machine
+        elif machine.state is MachineState.STOPPED:
+            machine.spec = spec
+            _start(machine)
+        return Machine(machine.id, machine.state, machine.fault)
+
+    @_call
+    def find_machine(self, instance: str) -> Machine | None:
+        machine = self._mine.machines.get(instance)
+        if machine is None:
+            return None
+        if machine.state is MachineState.BUILDING:
+            machine.looks_left -= 1
+            if machine.looks_left <= 0:
+                machine.state = MachineState.ACTIVE
+        return Machine(machine.id, machine.state, machine.fault)
+
+    @_call
+    def machines(self) -> dict[str, Machine]:
+        return {i: Machine(m.id, m.state, m.fault) for i, m in self._mine.machines.items()}
+
+    @_call
+    def restart_machine(self, instance: str) -> None:
+        if instance not in self._mine.machines:
+            raise CloudRefused("no_machine", "the instance has no machine")
+        _start(self._mine.machines[instance])
+
+    @_call
+    def grow_volume(self, instance: str, gib: int) -> Volume:
+        if instance not in self._mine.volumes:
+            raise CloudRefused("no_volume", "the instance has no volume")
+        tags, volume = self._mine.volumes[instance]
+        if gib < volume.gib:
+            raise CloudRefused("cannot_shrink", f"the volume has {volume.gib} GiB and cannot shrink")
+        if gib == volume.gib:
+            return volume
+        grown = replace(volume, gib=gib)
+        self._mine.volumes[instance] = (tags, grown)
+        return grown
+
+    @_call
+    def ensure_public_address(
+        self, tags: Tags, *, port: Port, tcp_port: int, allowed_cidrs: tuple[str, ...],  # noqa: ARG002
+    ) -> PublicAddress:
+        for text in allowed_cidrs:
+            try:
+                ip_network(text, strict=False)
+            except ValueError:
+                raise CloudRefused("bad_cidr", f"not a range of addresses: {text}") from None
+        if tags.instance not in self._mine.public:
+            taken = {one.address for stack in self.world.stacks.values() for one in stack.public.values()}
+            hosts = [str(host) for host in IPv4Network(self.world.public_pool).hosts()][1:]
+            free = next((host for host in hosts if host not in taken), None)
+            if free is None:
+                raise CloudRefused("no_public_address", "all public addresses are taken")
+            self._mine.public[tags.instance] = _Public(tags, free, tcp_port, allowed_cidrs)
+        public = self._mine.public[tags.instance]
+        public.tcp_port, public.allowed = tcp_port, allowed_cidrs
+        return PublicAddress(public.address, tcp_port)
+
+    @_call
+    def drop_public_address(self, instance: str) -> None:
+        self._mine.public.pop(instance, None)
+
+    @_call
+    def drop_machine(self, instance: str) -> None:
+        self._mine.machines.pop(instance, None)
+
+    @_call
+    def drop_volume(self, instance: str) -> None:
+        self._drop_volume(instance)
+
+    @_call
+    def drop_port(self, instance: str) -> None:
+        self._drop_port(instance)
+
+    @_call
+    def resources(self) -> list[Resource]:
+        mine = self._mine
+        used = {port.network for _, port in mine.ports.values()}
+        return [
+            *(Resource("machine", m.id, i, m.spec.tags.operation) for i, m in mine.machines.items()),
+            *(Resource("volume", volume.id, i, tags.operation) for i, (tags, volume) in mine.volumes.items()),
+            *(Resource("address", port.address, i, tags.operation) for i, (tags, port) in mine.ports.items()),
+            *(Resource("public", public.address, i, public.tags.operation) for i, public in mine.public.items()),
+            *(
+                Resource("tenant-network", n.id, n.made_for.instance, n.made_for.operation)
+                for n in mine.networks.values() if n.made_for is not None and n.id not in used
+            ),
+        ]
+
+    @_call
+    def drop_resource(self, resource: Resource) -> None:
+        mine = self._mine
+        match resource.kind:
+            case "machine":
+                _forget(mine.machines, lambda m: m.id == resource.id)
+            case "volume":
+                for instance in [i for i, (_, volume) in mine.volumes.items() if volume.id == resource.id]:
+                    self._drop_volume(instance)
+            case "address":
+                for instance in [i for i, (_, port) in mine.ports.items() if port.address == resource.id]:
+                    self._drop_port(instance)
+            case "public":
+                _forget(mine.public, lambda one: one.address == resource.id)
+            case "tenant-network":
+                self._drop_network_if_unused(resource.id)
+            case unknown:
+                raise CloudRefused("unknown_kind", f"this release knows no {unknown}")
+
+    @_call
+    def console(self, instance: str, lines: int) -> str:
+        machine = self._mine.machines.get(instance)
+        said = [f"start {n + 1}" for n in range(machine.starts)] if machine else []
+        return "".join(line + "\n" for line in said[-lines:])
+
+    @_call
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    # --- inside ---
+
+    def _network(self, tags: Tags, wanted: str | None) -> _Network:
+        networks = self._mine.networks
+        if wanted is not None:
+            if wanted not in networks or networks[wanted].project != tags.project:
+                raise CloudRefused("no_network", f"the project has no network {wanted}")
+            return networks[wanted]
+        own = (n for n in networks.values() if n.project == tags.project and n.made_for is not None)
+        return next(own, None) or self.world.make_network(self._mine, tags.project, tags)
+
+    def _drop_volume(self, instance: str) -> None:
+        if instance in self._mine.machines and instance in self._mine.volumes:
+            raise CloudBusy("the volume is in use by a machine")
+        self._mine.volumes.pop(instance, None)
+
+    def _drop_port(self, instance: str) -> None:
+        dropped = self._mine.ports.pop(instance, None)
+        if dropped is not None:
+            self._drop_network_if_unused(dropped[1].network)
+
+    def _drop_network_if_unused(self, identity: str) -> None:
+        network = self._mine.networks.get(identity)
+        used = {port.network for _, port in self._mine.ports.values()}
+        if network is not None and network.made_for is not None and identity not in used:
+            del self._mine.networks[identity]
+
+
+def _start(machine: _Machine) -> None:
+    machine.state, machine.fault = MachineState.ACTIVE, ""
+    machine.starts += 1
+
+
+def _forget(things: dict[str, T], which: Callable[[T], bool]) -> None:
+    for key in [key for key, thing in things.items() if which(thing)]:
+        del things[key]

@@ -1,0 +1,150 @@
+"""What the provisioner asks of a cloud. Two real drivers implement it; the fake one passes the same contract suite.
+
+Every call is idempotent: it looks for what carries the instance's tag, and makes it only if it is not there. Every
+resource carries the instance id and the id of the operation that made it as tags (labels, in Docker). Names are for
+people and are never keys. `drop_*` of what is not there succeeds.
+
+Errors: CloudBusy (passing: try later) and CloudRefused (final: carries a code and a sentence for the tenant).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from coffer_shared.errors import GiveUp, TryAgain
+
+
+class CloudBusy(TryAgain):
+    """The cloud did not answer, or is not ready yet."""
+
+
+class CloudRefused(GiveUp):
+    """The cloud says no: quota, no capacity, an address that is taken, an image that is missing."""
+
+
+class MachineState(StrEnum):
+    BUILDING = "building"
+    ACTIVE = "active"
+    STOPPED = "stopped"
+    """Not running: stopped, crashed, or its host is down."""
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """Whose a resource is and which operation made it."""
+
+    instance: str
+    operation: str
+    project: str
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An address on a tenant network, reserved for one instance for its whole life."""
+
+    address: str
+    network: str
+    """Id of the tenant network, as `addresses` shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    id: str
+    gib: int
+    ready: bool
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    id: str
+    state: MachineState
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """The machine of one instance. `user_data` holds a short-lived secret: never in an environment or a label."""
+
+    tags: Tags
+    name: str
+    memory_mb: int
+    vcpus: float
+    port: Port
+    volume: Volume
+    user_data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PublicAddress:
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Something in the cloud that carries Coffer's tag. `kind` is the driver's word."""
+
+    kind: str
+    id: str
+    instance: str
+    operation: str
+
+
+class Cloud(Protocol):
+    async def ensure_port(self, tags: Tags, *, network: str | None, address: str | None) -> Port:
+        """Reserve an address on the tenant network `network` (None: the project's own, made when missing).
+
+        CloudRefused `address_taken` or `no_network`, `no_subnet` when what was asked for cannot be had."""
+        ...
+
+    async def ensure_volume(self, tags: Tags, *, gib: int, volume_type: str | None) -> Volume: ...
+
+    async def ensure_machine(self, spec: MachineSpec) -> Machine:
+        """Make and start the machine. A machine that is stopped is started; one in error is reported, not remade."""
+        ...
+
+    async def find_machine(self, instance: str) -> Machine | None: ...
+
+    async def machines(self) -> dict[str, Machine]:
+        """Every machine by instance id, in one call to the cloud."""
+        ...
+
+    async def restart_machine(self, instance: str) -> None:
+        """Stop (its agent stops the database first) and start."""
+        ...
+
+    async def grow_volume(self, instance: str, gib: int) -> Volume:
+        """Grow the block device; the guest grows the file system. Shrinking is CloudRefused."""
+        ...
+
+    async def ensure_public_address(
+        self, tags: Tags, *, port: Port, tcp_port: int, allowed_cidrs: tuple[str, ...],
+    ) -> PublicAddress: ...
+
+    async def drop_public_address(self, instance: str) -> None: ...
+
+    async def drop_machine(self, instance: str) -> None: ...
+
+    async def drop_volume(self, instance: str) -> None:
+        """Delete the data. The caller has made sure that this is wanted."""
+        ...
+
+    async def drop_port(self, instance: str) -> None:
+        """Give the address back, and the tenant network with it if nothing else uses it."""
+        ...
+
+    async def resources(self) -> list[Resource]:
+        """Everything that carries this stack's tag, for the sweeper."""
+        ...
+
+    async def drop_resource(self, resource: Resource) -> None: ...
+
+    async def console(self, instance: str, lines: int) -> str:
+        """The machine's last console lines, for people who look for a cause."""
+        ...
+
+    async def close(self) -> None: ...

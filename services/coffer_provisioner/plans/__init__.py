@@ -1,0 +1,33 @@
+"""One file for each kind of operation; the tuples at the end of each file are the order it happens in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from types import MappingProxyType
+
+from coffer_provisioner.plan import Plan
+from coffer_provisioner.plans.create_instance import CREATE_INSTANCE
+from coffer_provisioner.plans.delete_instance import DELETE_INSTANCE
+from coffer_provisioner.plans.enable_root import ENABLE_ROOT
+from coffer_provisioner.plans.guest_commands import guest_command
+from coffer_provisioner.plans.recover_instance import RECOVER_INSTANCE
+from coffer_provisioner.plans.restart_instance import RESTART_INSTANCE
+
+DATA_COMMANDS = (
+    "create_databases", "drop_database", "create_users", "drop_user", "set_passwords", "change_user", "grant",
+    "revoke", "disable_root",
+)
+"""Operations that are one guest command each and need no cloud."""
+
+PLANS: Mapping[str, Plan] = MappingProxyType({
+    plan.kind: plan
+    for plan in (
+        CREATE_INSTANCE,
+        DELETE_INSTANCE,
+        RESTART_INSTANCE,
+        RECOVER_INSTANCE,
+        ENABLE_ROOT,
+        *(guest_command(kind, within=timedelta(seconds=60)) for kind in DATA_COMMANDS),
+    )
+})

@@ -1,0 +1,183 @@
+"""Create one instance: from a row to a healthy database. The tuples at the end are the order it happens in."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from coffer_provisioner.cloud.interface import MachineSpec, MachineState, Port, Tags, Volume
+from coffer_provisioner.plan import Done, Job, Outcome, Plan, Wait
+from coffer_provisioner.plans.guest_commands import on_guest
+from coffer_provisioner.reach import Reach
+from coffer_shared import commands
+from coffer_shared.errors import GiveUp
+from coffer_shared.messages import Engine
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+async def ensure_port(job: Job, to: Reach) -> Outcome:
+    row = await to.records.instance(job.instance)
+    wanted = row["nics"][0] if row["nics"] else {}
+    port = await to.cloud.ensure_port(tags(job), network=wanted.get("network"), address=wanted.get("address"))
+    job.context["address"], job.context["network"] = port.address, port.network
+    await to.records.set_instance(
+        job.instance, addresses=[{"address": port.address, "type": "private", "network": port.network}],
+    )
+    return Done()
+
+
+async def ensure_volume(job: Job, to: Reach) -> Outcome:
+    row = await to.records.instance(job.instance)
+    volume = await to.cloud.ensure_volume(tags(job), gib=row["volume_gib"], volume_type=row["volume_type"])
+    if volume.fault:
+        raise GiveUp("volume_failed", volume.fault)
+    job.context["volume"] = volume.id
+    await to.records.set_instance(job.instance, volume_id=volume.id)
+    return Done() if volume.ready else Wait(2, "the volume is being made")
+
+
+async def ensure_machine(job: Job, to: Reach) -> Outcome:
+    row = await to.records.instance(job.instance)
+    machine = await to.cloud.find_machine(job.instance)
+    if row["enrolled"] and machine is not None and machine.state is MachineState.STOPPED:
+        await to.cloud.restart_machine(job.instance)  # it has its identity: no second bootstrap credential
+        return Wait(1, "the machine is being started again")
+    if machine is not None and machine.state is MachineState.BUILDING and machine.id == job.context.get("machine"):
+        return Wait(2, "the machine is being made")  # a new credential would void the one it was given
+    if machine is None or machine.state is not MachineState.ACTIVE:
+        spec = MachineSpec(
+            tags=tags(job),
+            name=row["name"],
+            memory_mb=row["ram_mb"],
+            vcpus=row["vcpus"],
+            port=Port(job.context["address"], job.context["network"]),
+            volume=Volume(job.context["volume"], row["volume_gib"], ready=True),
+            user_data=await to.identities.user_data(job.instance),
+        )
+        machine = await to.cloud.ensure_machine(spec)
+        job.context["machine"] = machine.id
+        await to.records.set_instance(job.instance, server_id=machine.id)
+    if machine.state is MachineState.ERROR:
+        raise GiveUp("machine_failed", machine.fault)
+    return Done() if machine.state is MachineState.ACTIVE else Wait(2, "the machine is being made")
+
+
+async def wait_enrolled(job: Job, to: Reach) -> Outcome:
+    row = await to.records.instance(job.instance)
+    if row["enrolled"]:
+        return Done()
+    machine = await to.cloud.find_machine(job.instance)
+    if machine is None or machine.state is MachineState.ERROR:
+        fault = machine.fault if machine else "it is gone"
+        raise GiveUp("machine_failed", f"the machine failed before its agent reported: {fault}")
+    return Wait(2, "waiting for the agent's first report")
+
+
+async def prepare_guest(job: Job, to: Reach) -> Outcome:
+    row = await to.records.instance(job.instance)
+    args = commands.Prepare(
+        datastore=row["manager"],
+        version=row["version"],
+        image=image_reference(to.registry, row["image"], row["image_digest"]),
+        port=row["port"],
+        listen=[job.context["address"]],
+        memory_bytes=row["ram_mb"] * MIB,
+        vcpus=row["vcpus"],
+        fs_uuid=row["fs_uuid"],
+        format=not row["formatted"],
+        volume_bytes=row["volume_gib"] * GIB,
+        allowed_cidrs=row["allowed_cidrs"],
+        databases=msgspec.convert(job.args.get("databases", []), list[commands.NewDatabase]),
+        users=msgspec.convert(job.secret_args.get("users", []), list[commands.UserArgs]),
+    )
+    outcome = await on_guest(job, to, "prepare", msgspec.to_builtins(args))
+    if isinstance(outcome, Done):
+        await to.records.set_instance(job.instance, formatted=True, started_once=True)
+    return outcome
+
+
+async def ensure_public_address(job: Job, to: Reach) -> Outcome:
+    row = await to.records.instance(job.instance)
+    if not row["is_public"]:
+        return Done()
+    port = Port(job.context["address"], job.context["network"])
+    public = await to.cloud.ensure_public_address(
+        tags(job), port=port, tcp_port=row["port"], allowed_cidrs=tuple(row["allowed_cidrs"]),
+    )
+    addresses = [a for a in row["addresses"] if a["type"] != "public"]
+    await to.records.set_instance(
+        job.instance, addresses=[*addresses, {"address": public.address, "type": "public"}],
+    )
+    return Done()
+
+
+async def wait_healthy(job: Job, to: Reach) -> Outcome:
+    beat = await to.records.heartbeat(job.instance)
+    if beat is not None and beat["engine"] == Engine.HEALTHY:
+        return Done()
+    return Wait(1, "waiting for the first healthy report")
+
+
+async def drop_public_address(job: Job, to: Reach) -> Outcome:
+    await to.cloud.drop_public_address(job.instance)
+    return Done()
+
+
+async def drop_machine(job: Job, to: Reach) -> Outcome:
+    await to.cloud.drop_machine(job.instance)
+    return Done()
+
+
+async def drop_unused_volume(job: Job, to: Reach) -> Outcome:
+    """A volume that has held a started database is left for the tenant's own delete, or for an operator."""
+    if await held_a_database(job, to):
+        await to.records.set_instance(job.instance, started_once=True)  # the sweeper goes by this
+    else:
+        await to.cloud.drop_volume(job.instance)
+    return Done()
+
+
+async def drop_identity(job: Job, to: Reach) -> Outcome:
+    await to.records.revoke_guest(job.instance, job.kind)
+    return Done()
+
+
+async def drop_port(job: Job, to: Reach) -> Outcome:
+    await to.cloud.drop_port(job.instance)
+    await to.records.set_instance(job.instance, addresses=[])
+    return Done()
+
+
+async def held_a_database(job: Job, to: Reach) -> bool:
+    row: dict[str, Any] = await to.records.instance(job.instance)
+    if row["started_once"]:
+        return True
+    if (await to.records.operation(job.id))["guest_state"] == "done":
+        return True
+    beat = await to.records.heartbeat(job.instance)
+    return beat is not None and beat["engine"] == Engine.HEALTHY
+
+
+def image_reference(registry: str, image: str, digest: str) -> str:
+    """By digest always: a tag may move between two guests."""
+    if not digest:
+        raise GiveUp("image_missing", "no digest is recorded for the image of this datastore version")
+    return f"{registry}/{image.split('@', maxsplit=1)[0].split(':', maxsplit=1)[0]}@{digest}"
+
+
+def tags(job: Job) -> Tags:
+    return Tags(instance=job.instance, operation=job.id, project=job.project)
+
+
+CREATE_INSTANCE = Plan(
+    "create_instance",
+    steps=(
+        ensure_port, ensure_volume, ensure_machine, wait_enrolled, prepare_guest, ensure_public_address, wait_healthy,
+    ),
+    undo=(drop_public_address, drop_machine, drop_unused_volume, drop_identity, drop_port),
+    within=timedelta(minutes=20),
+)

@@ -1,0 +1,58 @@
+"""Run one command on the guest, to its terminal event. Used as a step by every plan that needs the guest."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from coffer_provisioner.plan import Done, Job, Outcome, Plan, Step, Wait
+from coffer_provisioner.reach import Reach
+from coffer_shared.errors import GiveUp, TryAgain
+from coffer_shared.messages import Accepted, Failure, Refused, Start
+
+ACCEPT_SECONDS = 5.0
+"""How long a guest may take to journal a command and say so."""
+RESEND_SECONDS = 10.0
+"""A command is sent again this often until its terminal event; the same id never runs twice."""
+PASSING = frozenset({Failure.BUSY, Failure.NOT_READY})
+
+
+def guest_command(kind: str, *, within: timedelta) -> Plan:
+    """The plan of an operation that is nothing but one guest command of the same name."""
+
+    async def run_on_guest(job: Job, to: Reach) -> Outcome:
+        return await on_guest(job, to, kind, {**job.args, **job.secret_args})
+
+    return Plan(kind, steps=(run_on_guest,), within=within)
+
+
+def command_step(name: str, kind: str) -> Step:
+    """A step called `name` that runs the command `kind` without arguments."""
+
+    async def step(job: Job, to: Reach) -> Outcome:
+        return await on_guest(job, to, kind, {})
+
+    step.__name__ = name
+    return step
+
+
+async def on_guest(job: Job, to: Reach, kind: str, args: dict[str, Any]) -> Outcome:
+    """Look at what the guest last said of this operation; send the command again while it has not ended."""
+    operation = await to.records.operation(job.id)
+    state = operation["guest_state"]
+    if state == "done":
+        return Done()
+    if state == "failed":
+        raise GiveUp(operation["guest_code"] or Failure.INTERNAL, operation["guest_text"])
+    if state == "cancelled":
+        raise GiveUp(Failure.CANCELLED, "the guest ended the command")
+    command = Start(op=job.id, kind=kind, args=args, deadline=time.time() + job.seconds_left)
+    answer = await to.guests.send(job.instance, command, within=ACCEPT_SECONDS)
+    if isinstance(answer, Accepted):
+        if state != "accepted":
+            await to.records.set_guest_state(job.id, "accepted")
+        return Wait(RESEND_SECONDS, "the guest works on it")
+    if isinstance(answer, Refused) and answer.code not in PASSING:
+        raise GiveUp(answer.code, answer.text)
+    raise TryAgain(answer.text if isinstance(answer, Refused) else "the guest gave an unexpected answer")

@@ -1,0 +1,27 @@
+"""Facts about PostgreSQL for the control plane."""
+
+from __future__ import annotations
+
+import re
+
+from coffer_shared.datastore import Datastore, Feature
+
+# Names of tenants: any printable characters, no space at the ends, none of the prefixes that the server (pg_) and
+# Coffer's own roles (coffer_) use. A slash cannot travel in the API's paths.
+_NAME = r"(?!\s)[^\x00-\x1f\x7f-\x9f\ud800-\udfff/\\]+(?<!\s)"
+
+DATASTORE = Datastore(
+    name="postgresql",
+    port=5432,
+    default_version="17",
+    versions=("17",),
+    features=frozenset({Feature.DATABASES, Feature.USERS, Feature.ROOT}),
+    reserved_users=frozenset({"postgres", "root", "public", "none", "current_user", "session_user", "current_role"}),
+    reserved_databases=frozenset({"postgres", "template0", "template1"}),
+    max_user_length=63,
+    max_database_length=63,
+    root_user="root",
+    user_pattern=re.compile(r"(?!pg_|coffer_)" + _NAME),
+    database_pattern=re.compile(_NAME),
+    has_hosts=False,
+)

@@ -1,0 +1,230 @@
+"""The datastore interface: one folder under `coffer_datastores` is one datastore.
+
+`spec.py` holds `DATASTORE`, plain data that the control plane reads. `driver.py` holds `DRIVER`, which returns values
+(container specs, files, statements); the guest's core owns Docker, time limits, retries and idempotency and carries
+them out. Optional abilities are Protocols of their own, so that a small datastore stays small.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
+
+# --- what the control plane reads ---
+
+
+class Feature(StrEnum):
+    DATABASES = "databases"
+    USERS = "users"
+    ROOT = "root"
+
+
+@dataclass(frozen=True, slots=True)
+class Datastore:
+    """Facts about an engine that the API and the provisioner need before any guest exists."""
+
+    name: str
+    port: int
+    default_version: str
+    versions: tuple[str, ...]
+    features: frozenset[Feature]
+    reserved_users: frozenset[str]
+    reserved_databases: frozenset[str]
+    max_user_length: int
+    max_database_length: int
+    root_user: str
+    """The name under which enabling root reports the superuser."""
+    user_pattern: re.Pattern[str]
+    database_pattern: re.Pattern[str]
+    has_hosts: bool
+    """Whether users are qualified by host (`name@host`)."""
+    character_sets: frozenset[str] = frozenset()
+    """Accepted names, lower case; empty: the engine is asked."""
+
+
+# --- what the guest core hands to a driver ---
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Everything a driver needs to describe the database container of one instance."""
+
+    instance: str
+    image: str
+    """By digest, as the control plane recorded it."""
+    data: str
+    """Directory on the machine that holds the engine's data (on the XFS volume)."""
+    run: str
+    """Directory on the machine for the engine's socket."""
+    config: str
+    """Directory on the machine for the engine's configuration files."""
+    listen: tuple[str, ...]
+    """Addresses on which tenants reach the engine (the tenant network's)."""
+    port: int
+    memory_bytes: int
+    """The flavor's memory; engine buffers are sized from it."""
+    vcpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file the core writes, atomically and owned by the engine's uid, before the container starts."""
+
+    path: str
+    content: str
+    mode: int = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """A container to run, as plain values. The core adds uid, read-only root and dropped capabilities."""
+
+    image: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    """Never a secret: the environment is visible in `docker inspect`."""
+    binds: tuple[tuple[str, str, str], ...]
+    """(host path, container path, "rw" or "ro")"""
+    tmpfs: tuple[str, ...]
+    uid: int
+    gid: int
+    stop_signal: str
+    stop_seconds: int
+    shm_bytes: int = 0
+    files: tuple[File, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The outcome of one health query."""
+
+    ok: bool
+    detail: str = ""
+    version: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """A privileged connection to the engine over its local socket."""
+
+    async def fetch(self, statement: str, *values: Any) -> Sequence[Mapping[str, Any]]: ...
+
+    async def execute(self, statement: str, *values: Any) -> None: ...
+
+    def transaction(self) -> AbstractAsyncContextManager[None]: ...
+
+
+class EngineError(Exception):
+    """The engine refused a statement. `code` is one of `coffer_shared.messages.Failure`; the text is the engine's."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+# --- the driver ---
+
+
+class Driver(Protocol):
+    """What every datastore implements."""
+
+    @property
+    def name(self) -> str: ...
+
+    def container(self, order: Order) -> ContainerSpec: ...
+
+    def session(self, order: Order, *, database: str | None = None) -> AbstractAsyncContextManager[Session]:
+        """Connect as the agent's own superuser, without a password. EngineError when the engine does not answer."""
+        ...
+
+    async def health(self, session: Session) -> Health:
+        """Ask with a query. The core bounds the time."""
+        ...
+
+    async def after_first_start(self, session: Session) -> None:
+        """Secure a database that was just initialised. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    name: str
+    character_set: str | None = None
+    collate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    name: str
+    host: str = "%"
+    databases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    name: str
+    password: str = field(repr=False)
+    host: str = "%"
+    databases: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class HasDatabases(Protocol):
+    """Feature.DATABASES. EngineError tells `exists` and `not_found` apart."""
+
+    async def list_databases(self, engine: Engine) -> list[Database]: ...
+
+    async def create_databases(self, engine: Engine, databases: Sequence[Database]) -> None: ...
+
+    async def drop_database(self, engine: Engine, name: str) -> None: ...
+
+
+@runtime_checkable
+class HasUsers(Protocol):
+    """Feature.USERS. A call that changes several things changes all or none."""
+
+    async def list_users(self, engine: Engine) -> list[User]: ...
+
+    async def create_users(self, engine: Engine, users: Sequence[NewUser]) -> None: ...
+
+    async def drop_user(self, engine: Engine, name: str, host: str) -> None: ...
+
+    async def set_passwords(self, engine: Engine, users: Sequence[NewUser]) -> None: ...
+
+    async def change_user(
+        self, engine: Engine, name: str, host: str, *, new_name: str | None, new_host: str | None, password: str | None,
+    ) -> None: ...
+
+    async def grant(self, engine: Engine, name: str, host: str, databases: Sequence[str]) -> None: ...
+
+    async def revoke(self, engine: Engine, name: str, host: str, database: str) -> None: ...
+
+
+@runtime_checkable
+class HasRoot(Protocol):
+    """Feature.ROOT. The password comes from the caller, so that no secret travels back."""
+
+    async def root_enabled(self, engine: Engine) -> bool: ...
+
+    async def enable_root(self, engine: Engine, password: str) -> None: ...
+
+    async def disable_root(self, engine: Engine) -> None: ...
+
+
+class Engine(Protocol):
+    """Sessions to one running engine, by database; handed to the calls above."""
+
+    def session(self, database: str | None = None) -> AbstractAsyncContextManager[Session]: ...
+
+
+FACETS: Mapping[Feature, type] = {
+    Feature.DATABASES: HasDatabases,
+    Feature.USERS: HasUsers,
+    Feature.ROOT: HasRoot,
+}
+

@@ -1,0 +1,144 @@
+"""A running database of each datastore, started by the guest's own machinery in a container on this host."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+import coffer_datastores
+from coffer_guest.containers import Containers
+from coffer_guest.firewall import Firewall, Rules
+from coffer_guest.machine import Machine, make_data_directory
+from coffer_guest.options import Options
+from coffer_guest.state import Prepared, State
+from coffer_guest.store import Store
+from coffer_guest.volume import Volume
+from coffer_shared.commands import Prepare
+from coffer_shared.datastore import Datastore, Driver, Order, Session
+
+IMAGES = {"postgresql": "coffer/postgres"}
+DOCKER_SOCKET = "/var/run/docker.sock"
+LISTEN = "127.0.0.5"
+
+
+class NoVolume(Volume):
+    async def ensure_mounted(self, fs_uuid: str, *, may_format: bool) -> None:
+        pass
+
+
+class NoFirewall(Firewall):
+    async def apply(self, rules: Rules) -> None:
+        pass
+
+
+@dataclass
+class Running:
+    """A database, and a tenant's way to it."""
+
+    spec: Datastore
+    driver: Any
+    order: Order
+    container: str
+    """Its name."""
+
+    def session(self, database: str | None = None) -> AbstractAsyncContextManager[Session]:
+        driver: Driver = self.driver
+        return driver.session(self.order, database=database)
+
+    @asynccontextmanager
+    async def tenant(self, user: str, password: str, database: str) -> AsyncIterator[asyncpg.Connection]:
+        """Over TCP, as anybody would."""
+        connection = await asyncpg.connect(
+            host=LISTEN, port=self.order.port, user=user, password=password, database=database, ssl=False, timeout=5
+        )
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+
+
+@asynccontextmanager
+async def machine_with(name: str, directory: Path, *, container: str, port: int) -> AsyncIterator[Machine]:
+    spec = coffer_datastores.specs()[name]
+    options = Options(state_dir=str(directory / "state"), data_dir=str(directory / "data"), docker_socket=DOCKER_SOCKET)
+    store = await Store.open(options.database)
+    machine = Machine(options, State(store), Containers(DOCKER_SOCKET, name=container), NoVolume(options), NoFirewall())
+    await machine.load(str(uuid.uuid4()))
+    await machine.record(
+        Prepared(
+            Prepare(
+                datastore=name,
+                version=spec.default_version,
+                image=f"{IMAGES[name]}:{spec.default_version}",
+                port=port,
+                listen=[LISTEN],
+                memory_bytes=512 << 20,
+                vcpus=1,
+                fs_uuid=str(uuid.uuid4()),
+                format=False,
+                volume_bytes=1 << 30,
+                allowed_cidrs=[],
+            )
+        )
+    )
+    try:
+        yield machine
+    finally:
+        await machine.close()
+        await store.close()
+
+
+async def start(name: str, directory: Path, container: str, port: int) -> Running:
+    async with machine_with(name, directory, container=container, port=port) as machine:
+        make_data_directory(machine.order, machine.spec)
+        async with asyncio.timeout(60):
+            await machine.start_engine(_ignore)
+            await machine.wait_healthy()
+        async with machine.session() as session:
+            await machine.driver.after_first_start(session)
+        return Running(coffer_datastores.specs()[name], machine.driver, machine.order, container)
+
+
+async def _ignore(percent: int, text: str) -> None:
+    pass
+
+
+async def remove(container: str) -> None:
+    containers = Containers(DOCKER_SOCKET, name=container)
+    try:
+        await containers.remove()
+    finally:
+        await containers.close()
+
+
+@pytest.fixture(scope="session", params=sorted(coffer_datastores.specs()))
+def database(request: pytest.FixtureRequest) -> Iterator[Running]:
+    directory = Path(tempfile.mkdtemp(prefix="coffer-"))
+    container = f"coffer-test-{secrets.token_hex(4)}"
+    with socket.socket() as listener:
+        listener.bind((LISTEN, 0))
+        port = listener.getsockname()[1]
+    directory.chmod(0o755)
+    try:
+        yield asyncio.run(start(request.param, directory, container, port))
+    finally:
+        asyncio.run(remove(container))
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def word() -> str:
+    """A name that no other test uses."""
+    return f"t{secrets.token_hex(4)}"

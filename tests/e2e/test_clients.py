@@ -1,0 +1,86 @@
+"""The unmodified OpenStack client (python-openstackclient with python-troveclient) does a life by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.stack import Stack, eventually, psql
+
+OPENSTACK = Path(sys.executable).with_name("openstack")
+
+
+@pytest.fixture(scope="module")
+def openstack(stack: Stack):
+    known = stack.clients["users"]["demo"]
+    environ = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("OS_")},
+        "OS_AUTH_TYPE": "http_basic", "OS_ENDPOINT": known["endpoint"], "OS_USERNAME": "demo",
+        "OS_PASSWORD": known["password"], "PYTHONWARNINGS": "ignore",
+    }
+
+    def call(*words: str, fails: bool = False, form: bool = True) -> Any:
+        command = [str(OPENSTACK), *words, *(["-f", "json"] if form else [])]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
+        assert (done.returncode != 0) is fails, f"{' '.join(words)}: {done.stdout} {done.stderr}"
+        return json.loads(done.stdout) if form and not fails else done.stdout + done.stderr
+
+    return call
+
+
+def test_a_life_by_hand(stack: Stack, openstack):
+    password = secrets.token_urlsafe(16)
+    assert any(f["Name"] == "tiny" for f in openstack("database", "flavor", "list"))
+    assert openstack("datastore", "list")[0]["Name"] == "postgresql"
+    created = openstack(
+        "database", "instance", "create", "by-hand", "--flavor", "1", "--size", "1", "--datastore", "postgresql",
+        "--datastore-version", "17", "--databases", "shop", "--users", f"app:{password}", "--is-public",
+    )
+    instance = created["id"]
+    assert created["status"] == "BUILD"
+
+    stack.api().until_ready(instance)
+    shown = openstack("database", "instance", "show", "by-hand")
+    assert (shown["status"], shown["operating_status"]) == ("ACTIVE", "HEALTHY")
+    assert instance in {i["ID"] for i in openstack("database", "instance", "list")}
+    assert shown["datastore_version"] == "17"
+
+    openstack("database", "db", "create", "by-hand", "archive", form=False)
+    assert {d["Name"] for d in openstack("database", "db", "list", "by-hand")} == {"shop", "archive"}
+    openstack("database", "user", "create", "by-hand", "clerk", password, "--databases", "archive", form=False)
+    users = {u["Name"]: u["Databases"] for u in openstack("database", "user", "list", "by-hand")}
+    assert users == {"app": "shop", "clerk": "archive"}
+    openstack("database", "user", "grant", "access", "by-hand", "clerk", "shop", form=False)
+    openstack("database", "user", "revoke", "access", "by-hand", "clerk", "shop", form=False)
+    openstack("database", "user", "delete", "by-hand", "clerk", form=False)
+    openstack("database", "db", "delete", "by-hand", "archive", form=False)
+    assert {d["Name"] for d in openstack("database", "db", "list", "by-hand")} == {"shop"}
+
+    assert openstack("database", "root", "show", "by-hand")["is_root_enabled"] in {False, "False"}
+    enabled = openstack("database", "root", "enable", "by-hand")
+    assert openstack("database", "root", "show", "by-hand")["is_root_enabled"] in {True, "True"}
+    private = _address(shown)
+    assert psql(private, enabled["name"], enabled["password"], "postgres", "SELECT 1") == "1"
+    openstack("database", "root", "disable", "by-hand", form=False)
+
+    openstack("database", "instance", "restart", "by-hand", form=False)
+    stack.api().until_ready(instance)
+    assert psql(private, "app", password, "shop", "SELECT 1") == "1"
+
+    openstack("database", "instance", "delete", "by-hand", form=False)
+    eventually(lambda: stack.api()("GET", f"/instances/{instance}").status == 404, within=120, what="by-hand is gone")
+    assert instance not in {i["ID"] for i in openstack("database", "instance", "list")}
+
+
+def _address(shown: dict[str, Any]) -> str:
+    addresses = shown.get("addresses") or []
+    if isinstance(addresses, str):
+        addresses = json.loads(addresses.replace("'", '"'))
+    return str(next(a["address"] for a in addresses if a["type"] == "private"))

@@ -1,0 +1,175 @@
+"""The API as these tests use it: a running service, callers with passwords, rows, and somebody who does its work."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import bcrypt
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import SQLModel
+from yarl import URL
+
+from coffer_api.main import running
+from coffer_api.settings import Settings
+from coffer_db import operations
+from coffer_db.catalogue import Catalogue, DatastoreOffer, FlavorOffer, VersionOffer, version_id
+from coffer_db.database import Database, DatabaseSettings
+from coffer_db.operations import Turned
+from coffer_db.secrets import MasterKey
+from coffer_db.tables import OperationState
+from coffer_shared.messages import Engine, Heartbeat, VolumeFacts
+
+NOW_17 = VersionOffer(name="17", version="17.6", manager="postgresql", image="coffer/postgres:17")
+OLD = VersionOffer(name="9", version="9.6", manager="postgresql", image="coffer/postgres:9", active=False)
+CATALOGUE = Catalogue(
+    (DatastoreOffer("postgresql", (NOW_17, OLD), NOW_17),),
+    (FlavorOffer("1", "tiny", 0.5, 512), FlavorOffer("gold", "large", 2, 4096)),
+)
+VERSION = version_id("postgresql", NOW_17)
+MASTER = MasterKey.generate()
+GIB = 1024**3
+USERS = {
+    "ann": ("p1", "member"), "bob": ("p2", "member"), "rita": ("p1", "reader"), "root": ("ops", "admin"),
+}
+"""name: project, role; the password is `<name>-password`."""
+
+
+@dataclass
+class Answer:
+    status: int
+    body: Any
+    headers: Mapping[str, str]
+
+    @property
+    def problem(self) -> str:
+        """The text of an error, whose envelope must agree with the status."""
+        ((_, inside),) = self.body.items()
+        assert inside["code"] == self.status
+        text: str = inside["message"]
+        return text
+
+    def must(self, status: int) -> Any:
+        assert self.status == status, self.body
+        return self.body
+
+
+@dataclass
+class Caller:
+    session: aiohttp.ClientSession
+    base: str
+    user: str = "ann"
+    password: str = ""
+    project: str = "p1"
+    headers: dict[str, str] = field(default_factory=dict)
+
+    async def __call__(
+        self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, headers: Any = None,
+    ) -> Answer:
+        return await self.bare(method, f"/v1.0/{self.project}{path}", body, raw=raw, headers=headers)
+
+    async def bare(
+        self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, headers: Any = None,
+    ) -> Answer:
+        sent = {"Content-Type": "application/json", **self.headers, **(headers or {})}
+        if self.user:
+            sent["Authorization"] = basic(self.user, self.password or f"{self.user}-password")
+        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        url = URL(self.base + path, encoded=True)
+        async with self.session.request(method, url, data=data, headers=sent, allow_redirects=False) as answer:
+            given = await answer.read()
+            kind = answer.headers.get("Content-Type", "")
+            return Answer(
+                answer.status, json.loads(given) if given and "json" in kind else given.decode(),
+                {name.lower(): value for name, value in answer.headers.items()},
+            )
+
+    def as_(self, user: str, project: str | None = None) -> Caller:
+        return Caller(self.session, self.base, user, "", project or USERS[user][0])
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def state_dir(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "master.pub").write_text(bytes(MASTER.public).hex())
+    lines = [
+        f"{name}:{bcrypt.hashpw(f'{name}-password'.encode(), bcrypt.gensalt(4)).decode()}:{project}:{role}"
+        for name, (project, role) in USERS.items()
+    ]
+    (path / "htpasswd").write_text("# users\n\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def settings(database: DatabaseSettings, state: Path, **more: Any) -> Settings:
+    plain = {name: getattr(database, name) for name in database.__struct_fields__}
+    chosen = {
+        "state_dir": str(state), "port": 0, "metrics_host": "127.0.0.1", "metrics_port": 0, "operation_wait": 5.0,
+        "guest_wait": 1.0,
+    }
+    return Settings(**{**plain, **chosen, **more})
+
+
+@contextlib.asynccontextmanager
+async def serving(chosen: Settings) -> AsyncIterator[Caller]:
+    async with running(chosen) as (host, port), aiohttp.ClientSession() as session:
+        yield Caller(session, f"http://{host}:{port}")
+
+
+class World:
+    """The rest of the control plane, as rows."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    async def instance(self, project: str = "p1", *, healthy: bool = True, **more: Any) -> str:
+        instance = str(uuid4())
+        row = {
+            "id": instance, "project_id": project, "user_id": "ann", "name": "one", "flavor_id": "1",
+            "datastore_version_id": VERSION, "volume_gib": 2, "fs_uuid": str(uuid4()), "formatted": True,
+            "started_once": True, "region": "RegionOne", "nics": [], "is_public": False, "allowed_cidrs": [],
+            "addresses": [{"address": "10.0.0.5", "type": "private", "network": "n"}], "failed": False, **more,
+        }
+        async with self.db.begin() as session:
+            await session.execute(insert(SQLModel.metadata.tables["instances"]).values(**row))
+        if healthy:
+            await self.beat(instance)
+        return instance
+
+    async def beat(self, instance: str, engine: Engine = Engine.HEALTHY, *, age: float = 0.0, **more: Any) -> None:
+        volume = VolumeFacts(total_bytes=2 * GIB, used_bytes=GIB // 2)
+        facts = msgspec.to_builtins(Heartbeat(at=0, version="1", engine=engine, **{"volume": volume, **more}))
+        await self.sql(
+            "INSERT INTO heartbeats (instance_id, seq, received_at, engine, facts) "
+            "VALUES (:id, 1, now() - make_interval(secs => :age), :engine, CAST(:facts AS jsonb)) "
+            "ON CONFLICT (instance_id) DO UPDATE SET received_at = excluded.received_at, engine = excluded.engine, "
+            "facts = excluded.facts",
+            id=instance, age=age, engine=engine.value, facts=json.dumps(facts),
+        )
+
+    async def finish(self, state: OperationState = OperationState.SUCCEEDED, **how: Any) -> operations.Claimed:
+        """Claim the one operation that is due and end it."""
+        claimed = await operations.claim(self.db, "test", 30.0)
+        assert claimed is not None, "no operation is due"
+        turned = Turned(state=state, step="", context={}, **how)
+        assert await operations.save(self.db, claimed.id, claimed.token, turned) is not None
+        return claimed
+
+    async def sql(self, statement: str, **values: Any) -> list[Any]:
+        async with self.db.connect() as connection:
+            found = await connection.execute(text(statement), values)
+            return list(found.mappings()) if found.returns_rows else []
+
+    async def count(self, table: str) -> int:
+        return int((await self.sql(f"SELECT count(*) AS n FROM {table}"))[0]["n"])

@@ -1,0 +1,308 @@
+"""Users, databases and root: questions to a guest over a real NATS server, changes as operations."""
+
+from __future__ import annotations
+
+import asyncio
+import string
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+
+from coffer_db.tables import OperationState
+from coffer_shared import keyset, subjects
+from coffer_shared.bus import Link, tls_context
+from coffer_shared.commands import UserFound
+from coffer_shared.messages import Engine
+from coffer_shared.seal import KeyPair
+from coffer_shared.wake import receive_wakes
+from integration.api.guest import PROVISIONER, StubGuest, write_state
+from integration.api.service import MASTER, Answer, Caller, World, serving, settings, state_dir
+from support.nats_server import NatsServer
+
+if TYPE_CHECKING:
+    from support.postgres import Server
+
+ANN = UserFound("ann", "%", ["shop"])
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    server = NatsServer.start(tmp_path_factory.mktemp("nats"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def state(tmp_path: Path, nats: NatsServer) -> Path:
+    found = state_dir(tmp_path / "state")
+    write_state(found, nats, MASTER)
+    return found
+
+
+@pytest.fixture
+async def api(
+    postgres: Server, empty_database: str, world: World, nats: NatsServer, state: Path,
+) -> AsyncIterator[Caller]:
+    chosen = settings(postgres.settings(empty_database), state, nats_urls=(nats.url,), operation_wait=3.0)
+    async with serving(chosen) as caller:
+        yield caller
+
+
+@pytest.fixture
+async def guest(api: Caller, world: World, nats: NatsServer) -> AsyncIterator[StubGuest]:
+    instance = await world.instance()
+    made = StubGuest(instance, nats)
+    await enrol(world, made)
+    await made.start()
+    while (await api("GET", f"/instances/{instance}/root")).status == 503:
+        await asyncio.sleep(0.02)  # the service is still connecting
+    made.asked.clear()
+    yield made
+    await made.stop()
+
+
+async def enrol(world: World, guest: StubGuest) -> None:
+    await world.sql(
+        "INSERT INTO guests (instance_id, xpub, agent_version) VALUES (:id, :key, '1') "
+        "ON CONFLICT (instance_id) DO UPDATE SET xpub = excluded.xpub",
+        id=guest.instance, key=guest.keys.public,
+    )
+
+
+async def doing(
+    api: Caller, world: World, method: str, path: str, body: Any = None,
+    state: OperationState = OperationState.SUCCEEDED, **how: Any,
+) -> tuple[Answer, Any]:
+    """Call, end the operation that it files, and give the answer with the operation."""
+    answer = asyncio.create_task(api(method, path, body))
+    while not await world.sql("SELECT 1 FROM operations WHERE state = 'pending'"):
+        assert not answer.done(), (await answer).body
+        await asyncio.sleep(0.01)
+    claimed = await world.finish(state, **how)
+    return await answer, claimed
+
+
+def secret(claimed: Any) -> Any:
+    return MASTER.unwrap(f"operation/{claimed.id}", bytes(claimed.secret_args))
+
+
+async def test_databases_are_listed_in_pages(api: Caller, guest: StubGuest):
+    guest.databases = ["c", "a", "b", "template1", "postgres"]
+    base = f"/instances/{guest.instance}/databases"
+    assert (await api("GET", base)).must(200) == {"databases": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}
+    first = (await api("GET", base + "?limit=2")).must(200)
+    assert first["databases_links"] == first["links"]
+    rest = await api.bare("GET", first["links"][0]["href"].removeprefix(api.base))
+    assert rest.must(200) == {"databases": [{"name": "c"}]}
+    assert {q.name for q in guest.asked} == {"databases"}
+
+
+async def test_users_are_listed_and_shown(api: Caller, guest: StubGuest):
+    odd = UserFound("a.b@c/d 50%", "%", [])
+    guest.users = [odd, ANN, UserFound("postgres", "%", [])]
+    base = f"/instances/{guest.instance}/users"
+    listed = (await api("GET", base)).must(200)["users"]
+    assert listed == [
+        {"name": odd.name, "host": "%", "databases": []}, {"name": "ann", "host": "%", "databases": [{"name": "shop"}]},
+    ]
+    first = (await api("GET", base + "?limit=1")).must(200)
+    rest = await api.bare("GET", first["links"][0]["href"].removeprefix(api.base))
+    assert [u["name"] for u in rest.must(200)["users"]] == ["ann"]
+    assert (await api("GET", base + "/ann")).must(200)["user"] == listed[1]
+    assert (await api("GET", base + "/ann%40%25")).must(200)["user"] == listed[1]
+    assert (await api("GET", base + "/ann/databases")).must(200) == {"databases": [{"name": "shop"}]}
+    nobody = await api("GET", base + "/nobody")
+    assert (nobody.status, nobody.problem) == (404, "User nobody cannot be found on the instance.")
+    assert (await api("GET", base + "/postgres")).status == 400
+
+
+async def test_a_name_in_a_path_may_hold_anything_that_its_datastore_allows(api: Caller, guest: StubGuest):
+    odd = UserFound("a.b c%2F'\"", "%", [])
+    guest.users = [odd]
+    path = f"/instances/{guest.instance}/users/{quote(odd.name, safe='').replace('.', '%2e')}"
+    assert (await api("GET", path)).must(200)["user"]["name"] == odd.name
+    assert (await api("GET", f"/instances/{guest.instance}/users/a%2Fb")).status == 400
+
+
+async def test_a_silent_guest_is_a_timeout(api: Caller, guest: StubGuest):
+    guest.silent = True
+    answer = await api("GET", f"/instances/{guest.instance}/databases")
+    assert (answer.status, answer.problem) == (400, "Timeout trying to connect to the Guest Agent.")
+    guest.silent, guest.garbled = False, True
+    assert (await api("GET", f"/instances/{guest.instance}/databases")).status == 400
+
+
+async def test_a_guest_with_new_keys_is_heard(api: Caller, world: World, guest: StubGuest):
+    base = f"/instances/{guest.instance}/databases"
+    (await api("GET", base)).must(200)
+    guest.keys = KeyPair.generate()
+    await enrol(world, guest)
+    guest.databases = ["new"]
+    assert (await api("GET", base)).must(200) == {"databases": [{"name": "new"}]}
+
+
+async def test_a_guest_that_never_enrolled_is_a_timeout(api: Caller, world: World, guest: StubGuest):
+    other = await world.instance()
+    assert (await api("GET", f"/instances/{other}/databases")).status == 400
+
+
+@pytest.mark.parametrize(("engine", "age"), [(Engine.CRASHED, 0), (Engine.STOPPED, 0), (Engine.HEALTHY, 120)])
+async def test_an_engine_that_does_not_serve_is_not_asked(
+    api: Caller, world: World, guest: StubGuest, engine: Engine, age: float,
+):
+    await world.beat(guest.instance, engine, age=age)
+    base = f"/instances/{guest.instance}"
+    for method, path, body in [
+        ("GET", "/databases", None), ("POST", "/databases", {"databases": [{"name": "a"}]}), ("GET", "/users", None),
+        ("DELETE", "/users/ann", None), ("GET", "/root", None), ("POST", "/root", None),
+    ]:
+        answer = await api(method, base + path, body)
+        assert answer.status == 422
+        assert f"Instance {guest.instance} is not ready, status: " in answer.problem
+    assert guest.asked == []
+    assert await world.count("operations") == 0
+
+
+async def test_databases_are_created_and_dropped(api: Caller, world: World, guest: StubGuest):
+    base = f"/instances/{guest.instance}/databases"
+    answer, filed = await doing(api, world, "POST", base, {"databases": [{"name": "a", "character_set": "UTF8"}]})
+    assert (answer.status, answer.body) == (202, "")
+    assert answer.headers["x-coffer-operation"] == filed.id
+    assert (filed.kind, filed.args) == ("create_databases", {"databases": [{"name": "a", "character_set": "UTF8"}]})
+    answer, filed = await doing(api, world, "POST", base, {"database": {"name": "b"}})
+    assert (answer.status, filed.args) == (202, {"databases": [{"name": "b"}]})
+    answer, filed = await doing(api, world, "DELETE", base + "/b.c")
+    assert (answer.status, filed.kind, filed.args) == (202, "drop_database", {"name": "b.c"})
+    assert (await api("GET", base + "/a")).status == 501
+    assert (await api("POST", base, {"databases": []})).status == 202
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "says"),
+    [
+        ("exists", 400, "it said so"), ("not_found", 404, "Database b cannot be found on the instance."),
+        ("invalid", 400, "it said so"), ("not_ready", 422, "it said so"),
+        ("engine", 400, "An error occurred communicating with the guest: it said so"),
+        ("deadline", 400, "Timeout trying to connect to the Guest Agent."), ("cancelled", 409, "cancelled"),
+    ],
+)
+async def test_how_a_change_failed_is_told(
+    api: Caller, world: World, guest: StubGuest, code: str, status: int, says: str,
+):
+    answer, filed = await doing(
+        api, world, "DELETE", f"/instances/{guest.instance}/databases/b", state=OperationState.FAILED,
+        failure_code=code, failure_text="it said so", failure_step="x",
+    )
+    assert answer.status == status
+    assert says in answer.problem
+    assert answer.headers["x-coffer-operation"] == filed.id
+
+
+async def test_users_passwords_and_grants(api: Caller, world: World, guest: StubGuest):
+    base = f"/instances/{guest.instance}/users"
+    new = {"name": "u", "password": "word-one", "databases": [{"name": "shop"}]}
+    answer, filed = await doing(api, world, "POST", base, {"users": [new]})
+    assert (answer.status, filed.kind, filed.args) == (202, "create_users", {"names": ["u"]})
+    assert secret(filed) == {"users": [{"name": "u", "password": "word-one", "databases": ["shop"]}]}
+    _, filed = await doing(api, world, "PUT", base, {"users": [{"name": "u", "password": "word-two"}]})
+    assert (filed.kind, filed.args) == ("set_passwords", {"names": ["u"]})
+    assert secret(filed) == {"users": [{"name": "u", "password": "word-two"}]}
+    _, filed = await doing(api, world, "PUT", base + "/u", {"user": {"name": "v", "password": "word-3"}})
+    assert (filed.kind, filed.args) == ("change_user", {"name": "u", "host": "%"})
+    assert secret(filed) == {"name": "u", "new_name": "v", "password": "word-3"}
+    _, filed = await doing(api, world, "PUT", base + "/u/databases", {"databases": [{"name": "a"}, {"name": "a"}]})
+    assert (filed.kind, filed.args) == ("grant", {"name": "u", "databases": ["a"], "host": "%"})
+    answer, filed = await doing(
+        api, world, "DELETE", base + "/u/databases/a", state=OperationState.FAILED, failure_code="not_found",
+        failure_text="no", failure_step="x",
+    )
+    assert (answer.status, filed.kind, filed.args) == (404, "revoke", {"name": "u", "database": "a", "host": "%"})
+    answer, filed = await doing(api, world, "DELETE", base + "/u")
+    assert (answer.status, filed.kind, filed.args) == (202, "drop_user", {"name": "u", "host": "%"})
+    stored = await world.sql("SELECT o::text AS text FROM operations o")
+    assert not [row for row in stored if "word-" in row["text"]]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "", {"users": [{"name": "pg_x", "password": "hush-hush"}]}),
+        ("POST", "", {"users": [{"name": "a" * 64, "password": "hush-hush"}]}),
+        ("POST", "", {"users": {"name": "a", "password": "hush-hush"}}),
+        ("POST", "", {"users": [{"name": "a", "password": "hush-hush", "host": "no host"}]}),
+        ("PUT", "", {"users": []}), ("PUT", "", {"users": [{"name": "a"}]}),
+        ("PUT", "/ann", {"user": {}}), ("PUT", "/ann", {"user": {"name": "postgres"}}), ("PUT", "/ann", {}),
+        ("PUT", "/ann/databases", {"databases": [{"name": "postgres"}]}), ("DELETE", "/postgres", None),
+        ("DELETE", "/ann/databases/template0", None),
+    ],
+)
+async def test_bad_users_are_refused(
+    api: Caller, world: World, guest: StubGuest, method: str, path: str, body: Any,
+):
+    answer = await api(method, f"/instances/{guest.instance}/users{path}", body)
+    assert answer.status == 400, answer.body
+    assert "hush" not in answer.problem
+    assert await world.count("operations") == 0
+
+
+async def test_a_change_that_takes_long_goes_on(api: Caller, world: World, guest: StubGuest):
+    answer = await api("POST", f"/instances/{guest.instance}/databases", {"databases": [{"name": "a"}]})
+    assert answer.status == 202
+    shown = await api("GET", f"/operations/{answer.headers['x-coffer-operation']}")
+    assert shown.must(200)["operation"]["state"] == "pending"
+
+
+async def test_root(api: Caller, world: World, guest: StubGuest):
+    base = f"/instances/{guest.instance}/root"
+    assert (await api("GET", base)).must(200) == {"rootEnabled": False}
+    gone = await api("DELETE", base)
+    assert (gone.status, gone.problem) == (404, "Root user has never been enabled on the instance.")
+    answer, filed = await doing(api, world, "POST", base)
+    given = answer.must(200)["user"]
+    assert (given["name"], len(given["password"])) == ("root", 36)
+    assert set(given["password"]) <= set(string.ascii_letters + string.digits)
+    assert (filed.args, secret(filed)) == ({}, {"password": given["password"]})
+    answer, filed = await doing(api, world, "POST", base, {"password": "my-own-word"})
+    assert answer.must(200)["user"]["password"] == "my-own-word"
+    await world.sql("UPDATE instances SET root_enabled_at = now()")
+    guest.root = True
+    assert (await api("GET", base)).must(200) == {"rootEnabled": True}
+    answer, filed = await doing(api, world, "DELETE", base)
+    assert (answer.status, filed.kind) == (204, "disable_root")
+
+
+async def test_root_that_cannot_be_enabled_in_time_is_taken_back(api: Caller, world: World, guest: StubGuest):
+    answer = await api("POST", f"/instances/{guest.instance}/root", {"password": "my-own-word"})
+    assert answer.status == 503
+    assert "my-own" not in answer.problem
+    (row,) = await world.sql("SELECT id, cancel_requested FROM operations")
+    assert (row["id"], row["cancel_requested"]) == (answer.headers["x-coffer-operation"], True)
+
+
+async def test_the_provisioner_is_woken(api: Caller, guest: StubGuest, nats: NatsServer, state: Path):
+    woken: asyncio.Queue[str] = asyncio.Queue()
+    link = Link(
+        (nats.url,), nats.service_creds("provisioner", "CTL"), name="p", tls=tls_context(nats.ca_pem),
+        inbox="_INBOX.provisioner",
+    )
+    trusted = keyset.verify((state / "keyset").read_text(), (state / "root.pub").read_text())
+    await receive_wakes(link, PROVISIONER, trusted, woken.put_nowait)
+    await link.start()
+    await link.ready(10)
+    (await api("POST", f"/instances/{guest.instance}/action", {"restart": {}})).must(202)
+    async with asyncio.timeout(5):
+        assert subjects.instance_id(await woken.get()) == guest.instance
+    await link.close()
+
+
+async def test_without_nats_changes_are_filed_and_questions_are_unavailable(
+    postgres: Server, empty_database: str, world: World, tmp_path: Path,
+):
+    instance = await world.instance()
+    chosen = settings(postgres.settings(empty_database), state_dir(tmp_path / "s"), operation_wait=0.1)
+    async with serving(chosen) as api:
+        assert (await api("GET", f"/instances/{instance}/users")).status == 503
+        assert (await api("DELETE", f"/instances/{instance}/users/ann")).status == 202

@@ -1,0 +1,81 @@
+"""Whatever is sent, the answer is in Trove's envelope and never a failure of the service."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from integration.api.service import Caller, World
+
+UNKNOWN = "99999999-9999-4999-8999-999999999999"
+KEYS = st.sampled_from([
+    "instance", "name", "flavorRef", "flavor", "volume", "size", "type", "datastore", "version", "version_number",
+    "databases", "character_set", "collate", "users", "password", "host", "nics", "net-id", "subnet_id", "ip_address",
+    "access", "is_public", "allowed_cidrs", "locality", "replica_of", "restorePoint", "configuration", "modules",
+    "replica_count", "region_name", "restart", "resize", "user", "database", "id",
+])
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(min_value=2**62, max_value=2**200),
+    st.floats(allow_nan=False, allow_infinity=False), st.text(st.characters(exclude_categories=["Cs"])),
+    st.sampled_from(["1", "postgresql", "17", "%", "10.0.0.0/8", "\0", "a" * 300, UNKNOWN]),
+)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=20,
+)
+GOOD = {"name": "x", "flavorRef": 1, "volume": {"size": 1}, "datastore": {"type": "postgresql", "version": "17"}}
+BODIES = st.one_of(
+    VALUES,
+    st.builds(lambda more: {"instance": GOOD | more}, st.dictionaries(KEYS, VALUES, max_size=4)),
+    st.builds(lambda key, value: {key: value}, KEYS, VALUES),
+)
+ROUTES = st.sampled_from([
+    ("POST", "/instances"), ("PUT", "/instances/{id}"), ("PATCH", "/instances/{id}"),
+    ("POST", "/instances/{id}/action"), ("POST", "/instances/{id}/databases"), ("POST", "/instances/{id}/users"),
+    ("PUT", "/instances/{id}/users"), ("PUT", "/instances/{id}/users/ann"),
+    ("PUT", "/instances/{id}/users/ann/databases"), ("POST", "/instances/{id}/root"),
+])
+PARTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+CALM = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True,
+    database=None,
+)
+
+
+def fine(answer: Any, allowed: tuple[int, ...] = (501, 503)) -> None:
+    assert answer.status < 500 or answer.status in allowed, answer.body
+    assert answer.headers["x-openstack-request-id"]
+    if answer.status >= 400:
+        assert answer.problem
+
+
+@pytest.fixture
+async def instance(world: World) -> str:
+    """One whose engine is not asked, so that a lawful change is refused at once."""
+    return await world.instance(healthy=False)
+
+
+@CALM
+@given(route=ROUTES, body=BODIES)
+async def test_bodies(api: Caller, instance: str, route: tuple[str, str], body: Any):
+    method, path = route
+    fine(await api(method, path.format(id=instance), body))
+
+
+@CALM
+@given(raw=st.binary(max_size=200))
+async def test_bytes(api: Caller, raw: bytes):
+    fine(await api("POST", "/instances", raw=raw))
+
+
+@CALM
+@given(parts=st.lists(PARTS, min_size=1, max_size=4), query=st.dictionaries(
+    st.sampled_from(["limit", "marker", "deleted"]), PARTS, max_size=2,
+))
+async def test_paths(api: Caller, world: World, instance: str, parts: list[str], query: dict[str, str]):
+    tail = "/".join(quote(part, safe="") for part in parts)
+    for start in ("/instances/", f"/instances/{instance}/users/", "/datastores/", "/flavors/", "/operations/", "/"):
+        fine(await api("GET", f"{start}{tail}?{urlencode(query)}"))

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+import coffer_datastores
+from coffer_guest import agent
+from integration.guest.control_plane import QUICK, ControlPlane
+from support.nats_server import NatsServer
+from unit.guest.fakes import NAME, MemoryDriver, World, machine_in, options_in
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    made = NatsServer.start(tmp_path)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+async def plane(server: NatsServer, tmp_path: Path) -> AsyncIterator[ControlPlane]:
+    made = ControlPlane(server, str(uuid.uuid4()))
+    await made.start()
+    made.write_user_data(tmp_path / "user-data.json")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    driver = MemoryDriver(made, os.getuid())
+    real = coffer_datastores.driver
+    monkeypatch.setattr(coffer_datastores, "driver", lambda name: driver if name == NAME else real(name))
+    return made
+
+
+class Guest:
+    """The whole agent, on a machine in memory; it can end in order, or as if it had been killed."""
+
+    def __init__(self, directory: Path, world: World) -> None:
+        self.options = options_in(directory)
+        self.world = world
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._stop = asyncio.Event()
+        self._task = asyncio.create_task(
+            agent.run(self.options, lambda options, state: machine_in(options, state, self.world), self._stop, QUICK)
+        )
+
+    async def stop(self) -> None:
+        """As with SIGTERM."""
+        assert self._task is not None
+        self._stop.set()
+        async with asyncio.timeout(10):
+            await self._task
+        self._task = None
+
+    async def kill(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=10)
+            self._task = None
+
+    @property
+    def ended(self) -> bool:
+        return self._task is not None and self._task.done()
+
+
+@pytest.fixture
+async def guest(tmp_path: Path, world: World) -> AsyncIterator[Guest]:
+    made = Guest(tmp_path, world)
+    yield made
+    await made.kill()

@@ -1,0 +1,196 @@
+"""One instance from its creation to its deletion, with the real loop, rows and roles; guest and cloud are stubs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+from hashlib import sha256
+
+import pytest
+from sqlalchemy import text
+
+from coffer_db import operations
+from coffer_db.guest_events import GuestEvent, note_events
+from coffer_db.secrets import MasterKey
+from coffer_provisioner.cloud.fake import FakeCloud
+from coffer_provisioner.cloud.interface import MachineState
+from coffer_provisioner.endings import ending
+from coffer_provisioner.loop import Loop
+from coffer_provisioner.plans import PLANS
+from coffer_provisioner.reach import Reach
+from coffer_shared import commands
+from coffer_shared.errors import GiveUp
+from coffer_shared.identity import decode_user_data
+from coffer_shared.messages import Accepted
+from integration.db.rows import instance_row
+from integration.provisioner.actors import execute, guest_row, new_keys
+
+MASTER = MasterKey.generate()
+DIGEST = "sha256:" + "a" * 64
+
+
+class Guest:
+    """Does each command at once and reports its end, as the collector would store it."""
+
+    def __init__(self, db, cloud):
+        self.db, self.cloud = db, cloud
+        self.received = []
+        self.boot = 1
+        self.loop = None
+
+    async def send(self, instance, command, *, within):
+        self.received.append(command)
+        await self.beat(instance)
+        await note_events(self.db, [GuestEvent(instance=instance, op=command.op, n=0, kind="done", at=1.0)])
+        self.loop.wake()
+        return Accepted()
+
+    async def beat(self, instance):
+        await execute(
+            self.db, "INSERT INTO heartbeats (instance_id, seq, received_at, engine, facts) VALUES (:i, :n, now(), "
+            "'healthy', CAST(:f AS jsonb)) ON CONFLICT (instance_id) DO UPDATE SET facts = excluded.facts",
+            i=instance, n=self.boot, f=json.dumps({"boot": str(self.boot)}),
+        )
+
+
+@pytest.fixture
+async def stage(db, provisioner_db, records, identities, make_instance):
+    """The loop running under its role; `run(instance, kind)` waits for the operation's end."""
+    cloud = FakeCloud()
+    guest = Guest(db, cloud)
+    reach = Reach(cloud=cloud, guests=guest, records=records, identities=identities, registry="registry:5000")
+    loop = Loop(provisioner_db, dict(PLANS), reach, MASTER, ending=ending, sweep=0.05)
+    guest.loop = loop
+    running = asyncio.create_task(loop.run())
+
+    async def run(instance, kind, **more):
+        new = operations.NewOperation(
+            instance_id=instance, project_id="p", kind=kind, user_id="u", within=timedelta(minutes=5), **more,
+        )
+        async with db.begin() as session:
+            operation = await operations.file(session, new, MASTER.public)
+        loop.wake()
+        async with asyncio.timeout(20):
+            while (row := await _operation(db, operation)).finished_at is None:
+                if kind == "create_instance":
+                    await enrol(instance)
+                if kind == "recover_instance" and cloud.starts(instance) > 1:
+                    guest.boot = 2
+                    await guest.beat(instance)
+                    await operations.wake(db, operation)
+                    loop.wake()
+                await asyncio.sleep(0.01)
+        return row
+
+    async def enrol(instance):
+        try:
+            data = decode_user_data(cloud.user_data(instance))
+        except KeyError:
+            return
+        if (await guest_row(db, instance)).nkey is None:
+            keys, nkey = new_keys()
+            secret = sha256(bytes.fromhex(data.secret)).digest()
+            assert await records.enrol(instance, secret_hash=secret, xpub=keys.public, nkey=nkey.public, version="1")
+            await operations.wake_instance(db, instance)
+            loop.wake()
+
+    run.cloud, run.guest = cloud, guest
+    yield run
+    loop.stop()
+    await running
+
+
+async def _history(db):
+    async with db.connect() as connection:
+        return (await connection.exec_driver_sql("SELECT count(*) FROM root_history")).scalar_one()
+
+
+async def _operation(db, operation):
+    async with db.connect() as connection:
+        return (await connection.execute(text("SELECT * FROM operations WHERE id = :o"), {"o": operation})).one()
+
+
+async def test_an_instance_is_made_used_restarted_recovered_and_deleted(db, make_instance, stage):
+    cloud, guest = stage.cloud, stage.guest
+    instance = await make_instance(is_public=True, allowed_cidrs=["127.0.0.0/8"])
+    await execute(db, "UPDATE datastore_versions SET image_digest = :d", d=DIGEST)
+
+    made = await stage(
+        instance, "create_instance", args={"databases": [{"name": "shop"}]},
+        secret_args={"users": [{"name": "ann", "password": "hunter22"}]},
+    )
+    assert (made.state, made.failure_text) == ("succeeded", None)
+    row = await instance_row(db, instance)
+    assert (row.started_once, row.formatted, row.failed) == (True, True, False)
+    assert [a["type"] for a in row.addresses] == ["private", "public"]
+    assert row.server_id
+    assert row.volume_id
+    prepare = commands.Prepare(**{
+        **guest.received[0].args, "databases": [], "users": [],
+    })
+    assert prepare.image == f"registry:5000/coffer/postgres@{DIGEST}"
+    assert (prepare.port, prepare.format, prepare.allowed_cidrs) == (5432, True, ["127.0.0.0/8"])
+    assert guest.received[0].args["users"][0]["password"] == "hunter22"
+    assert made.secret_args is None
+
+    assert (await stage(instance, "create_users", secret_args={"users": []}, lifecycle=False)).state == "succeeded"
+    assert (await stage(instance, "restart_instance")).state == "succeeded"
+    assert (await stage(instance, "enable_root", secret_args={"password": "x"}, lifecycle=False)).state == "succeeded"
+    assert [c.kind for c in guest.received] == ["prepare", "create_users", "restart", "enable_root"]
+    assert (await instance_row(db, instance)).root_enabled_by == "u"
+
+    cloud.set_machine(instance, MachineState.STOPPED)
+    assert (await stage(instance, "recover_instance")).state == "succeeded"
+    assert cloud.starts(instance) == 2
+
+    assert (await stage(instance, "delete_instance")).state == "succeeded"
+    assert await cloud.resources() == []
+    row = await instance_row(db, instance)
+    assert row.deleted_at is not None
+    assert row.addresses == []
+    assert (await guest_row(db, instance)).revoked_at is not None
+
+
+async def test_a_creation_that_fails_says_why_and_leaves_nothing(db, make_instance, stage):
+    instance = await make_instance()
+    made = await stage(instance, "create_instance", secret_args={})
+    assert (made.state, made.failure_code, made.failure_step) == ("failed", "image_missing", "prepare_guest")
+    assert await stage.cloud.resources() == []
+    row = await instance_row(db, instance)
+    assert row.failed
+    assert row.fault_message.startswith("create instance failed (image_missing)")
+    assert row.fault_details == f"operation {made.id}"
+    assert (await guest_row(db, instance)).revoked_at is not None
+
+
+async def test_root_is_noted_once_for_each_operation(db, instance, file, records):
+    first = await file(instance, "enable_root", lifecycle=False)
+    for _ in range(2):
+        await records.note_root_enabled(instance, first)
+    assert await _history(db) == 1
+    enabled = (await instance_row(db, instance)).root_enabled_at
+    second = await file(instance, "enable_root", lifecycle=False)
+    await records.note_root_enabled(instance, second)
+    assert await _history(db) == 2
+    assert (await instance_row(db, instance)).root_enabled_at == enabled
+
+
+async def test_a_guests_last_word_is_not_taken_back(db, instance, file, records):
+    operation = await file(instance)
+    for given, kept in (("accepted", "accepted"), ("done", "done"), ("accepted", "done")):
+        await records.set_guest_state(operation, given)
+        assert (await records.operation(operation))["guest_state"] == kept
+
+
+async def test_rows_that_are_not_there(instance, records):
+    nobody = "66666666-6666-4666-8666-666666666666"
+    for wanted, code in ((records.instance, "no_instance"), (records.operation, "no_operation")):
+        with pytest.raises(GiveUp) as caught:
+            await wanted(nobody)
+        assert caught.value.code == code
+    assert await records.heartbeat(instance) is None
+    assert await records.guest(instance) is None
+    await records.revoke_guest(instance, "delete_instance")
+    row = await records.instance(instance)
+    assert (row["enrolled"], row["port"], row["manager"], row["nics"]) == (False, 5432, "postgresql", [])

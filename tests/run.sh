@@ -1,0 +1,37 @@
+#!/bin/bash
+# Every kind of test on a stack of its own, which is removed afterwards. DEPTH=short (default) or full.
+# Prints what each part took; goes on after a part that fails, and ends with 1 then.
+set -u
+cd "$(dirname "$0")/.."
+export COFFER_STACK=${COFFER_STACK:-coffertest}
+export COFFER_API_PORTS=${COFFER_API_PORTS:-18779-18780} COFFER_PROMETHEUS_PORT=${COFFER_PROMETHEUS_PORT:-19090}
+export COFFER_TENANT_POOL=${COFFER_TENANT_POOL:-10.214.0.0/16} COFFER_PUBLIC_POOL=${COFFER_PUBLIC_POOL:-127.0.14.0/24}
+export COFFER_HEARTBEAT_EXPIRY=${COFFER_HEARTBEAT_EXPIRY:-25}
+export DEPTH=${DEPTH:-short}
+took=() failed=0
+
+part() {
+    local title=$1 began=$SECONDS
+    shift
+    printf '\n=== %s\n' "$title"
+    if "$@"; then verdict=passed; else verdict=FAILED failed=1; fi
+    took+=("$(printf '%-44s %5d s  %s' "$title" $((SECONDS - began)) "$verdict")")
+}
+tests() { .venv/bin/pytest -q -p no:cacheprovider "$@"; }
+finish() {
+    deploy/down.sh --all > /dev/null 2>&1
+    printf '\n=== what it took (load %s)\n' "$(cut -d' ' -f1-3 /proc/loadavg)"
+    printf '    %s\n' "${took[@]}"
+    [ $failed = 0 ] && echo "All parts passed." || echo "Some parts FAILED."
+}
+trap 'finish; exit $failed' EXIT
+trap 'exit 130' INT TERM
+
+part "linters, types, import rules" make -s check
+part "Docker and the images" sh -c 'deploy/host/docker.sh && deploy/images/build.sh'
+part "unit" tests tests/unit
+part "contract" tests tests/contract
+part "integration" tests tests/integration
+part "the stack comes up" deploy/up.sh
+part "end to end" tests tests/e2e
+part "chaos" tests tests/chaos

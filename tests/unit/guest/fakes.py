@@ -1,0 +1,260 @@
+"""A machine without Docker, volume or firewall, and a datastore that lives in memory; the rest of it is real."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coffer_guest.containers import Containers, Progress, Seen
+from coffer_guest.firewall import Firewall, Rules
+from coffer_guest.machine import Machine
+from coffer_guest.options import Options
+from coffer_guest.state import State
+from coffer_guest.volume import Volume
+from coffer_shared.datastore import (
+    ContainerSpec,
+    Database,
+    EngineError,
+    Health,
+    NewUser,
+    Order,
+    Session,
+    User,
+)
+from coffer_shared.messages import Failure, VolumeFacts
+
+NAME = "memory"
+UUID = "1b4e28ba-2fa1-11d2-883f-0016d3cca427"
+
+
+def prepare_args(**changes: Any) -> dict[str, Any]:
+    return {
+        "datastore": NAME,
+        "version": "1",
+        "image": "registry/memory@sha256:0",
+        "port": 5432,
+        "listen": ["10.1.0.5"],
+        "memory_bytes": 1 << 30,
+        "vcpus": 1.0,
+        "fs_uuid": UUID,
+        "format": True,
+        "volume_bytes": 1 << 30,
+        "allowed_cidrs": [],
+        **changes,
+    }
+
+
+@dataclass
+class World:
+    """What survives the agent: the engine, its container, the disk."""
+
+    databases: dict[str, Database] = field(default_factory=dict)
+    users: dict[str, NewUser] = field(default_factory=dict)
+    root: str = ""
+    secured: int = 0
+    container: Seen = field(default_factory=Seen)
+    mounted: str = ""
+    pulled: set[str] = field(default_factory=set)
+    calls: list[str] = field(default_factory=list)
+    rules: list[Rules] = field(default_factory=list)
+    slow: dict[str, float] = field(default_factory=dict)
+    """Seconds that a call takes, by its name."""
+    broken: dict[str, Exception] = field(default_factory=dict)
+
+    async def call(self, name: str) -> None:
+        self.calls.append(name)
+        await asyncio.sleep(self.slow.get(name, 0))
+        if name in self.broken:
+            raise self.broken[name]
+
+
+class MemoryContainers(Containers):
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def ready(self, seconds: float) -> None:
+        pass
+
+    async def pull(self, image: str, progress: Progress) -> None:
+        if image in self.world.pulled:
+            return
+        await progress(50, "pulling the image: 1 of 2 MiB")
+        await self.world.call("pull")
+        self.world.pulled.add(image)
+
+    async def ensure(self, spec: ContainerSpec, *, memory_bytes: int) -> bool:
+        await self.world.call("ensure")
+        if self.world.container.exists:
+            return False
+        self.world.container = Seen(exists=True, status="created")
+        return True
+
+    async def start(self) -> None:
+        await self.world.call("start")
+        if not self.world.container.running:
+            self.world.container = Seen(exists=True, running=True, status="running", started_at=time.time())
+
+    async def stop(self, seconds: int) -> None:
+        await self.world.call("stop")
+        if self.world.container.running:
+            self.world.container = Seen(exists=True, status="exited", started_at=self.world.container.started_at)
+
+    async def remove(self) -> None:
+        await self.world.call("remove")
+        self.world.container = Seen()
+
+    async def look(self) -> Seen:
+        return self.world.container
+
+    async def last_words(self, lines: int = 20) -> str:
+        return "last words"
+
+    async def changes(self) -> AsyncIterator[str]:
+        await asyncio.Event().wait()
+        yield ""
+
+    async def close(self) -> None:
+        pass
+
+
+class MemoryVolume(Volume):
+    def __init__(self, options: Options, world: World) -> None:
+        super().__init__(options)
+        self.world = world
+
+    async def ensure_mounted(self, fs_uuid: str, *, may_format: bool) -> None:
+        await self.world.call("format" if may_format else "mount")
+        self.world.mounted = fs_uuid
+
+    async def grow(self, to_bytes: int) -> None:
+        await self.world.call("grow")
+
+    async def facts(self) -> VolumeFacts:
+        return VolumeFacts(1000, 100, self.world.mounted) if self.world.mounted else VolumeFacts()
+
+
+class MemoryFirewall(Firewall):
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+
+    async def apply(self, rules: Rules) -> None:
+        self.world.rules.append(rules)
+
+
+class MemorySession:
+    """Knows no statements: the driver below looks into the world instead."""
+
+    async def fetch(self, statement: str, *values: Any) -> Sequence[dict[str, Any]]:
+        return []
+
+    async def execute(self, statement: str, *values: Any) -> None:
+        pass
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        raise NotImplementedError
+
+
+class MemoryDriver:
+    name = NAME
+
+    def __init__(self, world: World, uid: int) -> None:
+        self.world = world
+        self._uid = uid
+
+    def container(self, order: Order) -> ContainerSpec:
+        return ContainerSpec(order.image, (), {}, (), (), self._uid, self._uid, "SIGTERM", 10)
+
+    @asynccontextmanager
+    async def session(self, order: Order, *, database: str | None = None) -> AsyncIterator[Session]:
+        if not self.world.container.running:
+            raise EngineError(Failure.NOT_READY, "the server does not answer")
+        yield MemorySession()
+
+    async def health(self, session: Session) -> Health:
+        await self.world.call("health")
+        return Health(ok=True, version="1.0", metrics={"memory_up": 1.0})
+
+    async def after_first_start(self, session: Session) -> None:
+        await self.world.call("secure")
+        self.world.secured += 1
+
+    async def list_databases(self, engine: Any) -> list[Database]:
+        await self.world.call("list_databases")
+        return list(self.world.databases.values())
+
+    async def create_databases(self, engine: Any, databases: Sequence[Database]) -> None:
+        await self.world.call("create_databases")
+        for database in databases:
+            if database.name in self.world.databases:
+                raise EngineError(Failure.EXISTS, database.name)
+        self.world.databases |= {database.name: database for database in databases}
+        await self.world.call("created_databases")
+
+    async def drop_database(self, engine: Any, name: str) -> None:
+        if self.world.databases.pop(name, None) is None:
+            raise EngineError(Failure.NOT_FOUND, name)
+        await self.world.call("dropped_database")
+
+    async def list_users(self, engine: Any) -> list[User]:
+        return [User(user.name, user.host, user.databases) for user in self.world.users.values()]
+
+    async def create_users(self, engine: Any, users: Sequence[NewUser]) -> None:
+        for user in users:
+            if user.name in self.world.users:
+                raise EngineError(Failure.EXISTS, user.name)
+        self.world.users |= {user.name: user for user in users}
+        await self.world.call("created_users")
+
+    async def drop_user(self, engine: Any, name: str, host: str) -> None:
+        if self.world.users.pop(name, None) is None:
+            raise EngineError(Failure.NOT_FOUND, name)
+        await self.world.call("dropped_user")
+
+    async def set_passwords(self, engine: Any, users: Sequence[NewUser]) -> None:
+        self.world.users |= {user.name: user for user in users}
+
+    async def change_user(
+        self, engine: Any, name: str, host: str, *, new_name: str | None, new_host: str | None, password: str | None
+    ) -> None:
+        if name not in self.world.users:
+            raise EngineError(Failure.NOT_FOUND, name)
+        user = self.world.users.pop(name)
+        self.world.users[new_name or name] = NewUser(new_name or name, password or user.password)
+        await self.world.call("changed_user")
+
+    async def grant(self, engine: Any, name: str, host: str, databases: Sequence[str]) -> None:
+        await self.world.call("granted")
+
+    async def revoke(self, engine: Any, name: str, host: str, database: str) -> None:
+        await self.world.call("revoked")
+
+    async def root_enabled(self, engine: Any) -> bool:
+        return bool(self.world.root)
+
+    async def enable_root(self, engine: Any, password: str) -> None:
+        self.world.root = password
+
+    async def disable_root(self, engine: Any) -> None:
+        self.world.root = ""
+
+
+def options_in(directory: Path, **changes: Any) -> Options:
+    values: dict[str, Any] = {
+        "state_dir": str(directory / "state"),
+        "data_dir": str(directory / "data"),
+        "user_data": str(directory / "user-data.json"),
+        "heartbeat_seconds": 0.2,
+        "health_seconds": 0.1,
+        **changes,
+    }
+    return Options(**values)
+
+
+def machine_in(options: Options, state: State, world: World) -> Machine:
+    return Machine(options, state, MemoryContainers(world), MemoryVolume(options, world), MemoryFirewall(world))

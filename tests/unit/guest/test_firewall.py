@@ -1,0 +1,74 @@
+"""The rules as text; what the kernel makes of them is tested in a machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from coffer_guest.firewall import Interface, Rules, render, valid_cidrs
+
+EVERYWHERE = [Interface("lo", "127.0.0.1", 8), Interface("eth1", "10.8.0.2", 24), Interface("eth0", "10.9.0.5", 24)]
+RULES = Rules(("10.9.0.5",), 5432)
+
+
+def chain(text: str, name: str) -> list[str]:
+    body = text.split(f"chain {name} {{", 1)[1].split("}\n    ", 1)[0]
+    return [line.strip() for line in body.splitlines() if line.strip()]
+
+
+def test_interfaces_are_found_by_address() -> None:
+    swapped = [Interface("eth0", "10.8.0.2", 24), Interface("eth1", "10.9.0.5", 24)]
+    assert 'iifname { "eth1" } tcp dport 5432' in render(RULES, swapped, [])
+    assert 'iifname { "eth0" } tcp dport 5432' in render(RULES, EVERYWHERE, [])
+
+
+def test_only_our_table_is_replaced_and_nothing_is_flushed() -> None:
+    text = render(RULES, EVERYWHERE, [])
+    assert text.startswith("add table inet coffer\ndelete table inet coffer\ntable inet coffer {")
+    assert "flush" not in text
+
+
+def test_before_prepare_nothing_comes_in() -> None:
+    text = render(Rules(), EVERYWHERE, [])
+    assert "dport" not in text
+    assert "policy drop" in chain(text, "inward")[0]
+
+
+@pytest.mark.parametrize(
+    ("gateway", "routes", "expected"),
+    [
+        ("", [("eth0", "10.9.0.254")], "10.9.0.254"),
+        ("", [("eth1", "10.8.0.1")], "10.9.0.1"),
+        ("", [], "10.9.0.1"),
+        ("10.9.0.3", [("eth0", "10.9.0.254")], "10.9.0.3"),
+    ],
+)
+def test_the_tenant_networks_gateway_is_always_let_in(
+    gateway: str, routes: list[tuple[str, str]], expected: str
+) -> None:
+    text = render(Rules(("10.9.0.5",), 5432, ("192.0.2.0/24",), gateway=gateway), EVERYWHERE, routes)
+    assert f"ip saddr {{ {expected}, 192.0.2.0/24 }} accept" in text
+
+
+def test_overlapping_ranges_become_one() -> None:
+    assert valid_cidrs(["10.0.0.0/8", "10.1.2.3/32", "::/0", "2001:db8::/32"]) == ("10.0.0.0/8", "::/0")
+
+
+@pytest.mark.parametrize("text", ["", "10.0.0.0/33", "nowhere", "10.0.0.1; accept", "}"])
+def test_what_is_no_network_never_gets_into_the_rules(text: str) -> None:
+    with pytest.raises(ValueError, match="does not appear to be|Address cannot be empty"):
+        render(Rules(("10.9.0.5",), 5432, (text,)), EVERYWHERE, [])
+
+
+def test_the_engine_is_judged_before_its_established_connections() -> None:
+    lines = chain(render(RULES, EVERYWHERE, []), "engine")
+    assert lines[0].startswith("ip daddr { 127.0.0.11, 169.254.0.0/16 } reject")
+    assert lines[1] == "ct state established,related accept"
+    assert [line for line in lines if line != "}"][-1] == "reject"
+
+
+def test_ipv6_only_where_the_tenant_has_it() -> None:
+    both = [*EVERYWHERE, Interface("eth0", "fd00::5", 64)]
+    assert "icmpv6" not in render(RULES, EVERYWHERE, [])
+    text = render(Rules(("10.9.0.5", "fd00::5"), 5432), both, [])
+    assert "icmpv6" in text
+    assert 'oifname { "eth0" } ip6 daddr { fd00::/64 } accept' in text

@@ -1,0 +1,62 @@
+"""What the end of each kind of operation writes onto its instance."""
+
+import pytest
+
+from coffer_db.operations import NOW
+from coffer_db.tables import OPEN_STATES, Instance, OperationState
+from coffer_provisioner.endings import ending
+from coffer_provisioner.plan import Job
+from coffer_provisioner.plans import DATA_COMMANDS, PLANS
+
+DONE, FAILED, CANCELLED = OperationState.SUCCEEDED, OperationState.FAILED, OperationState.CANCELLED
+ENDS = [state for state in OperationState if state not in OPEN_STATES]
+CLEARED = {"failed": False, "fault_message": None, "fault_details": None, "fault_at": None}
+
+
+def job(kind, **more):
+    return Job(
+        id="op", instance="i", project="p", kind=kind, args={}, secret_args={}, context={}, undoing=False,
+        seconds_left=1.0, **({"failure_code": "quota", "failure_text": "no room"} | more),
+    )
+
+
+def fault(kind):
+    return {"fault_message": f"{kind} failed (quota): no room", "fault_details": "operation op", "fault_at": NOW}
+
+
+@pytest.mark.parametrize(("kind", "state", "expected"), [
+    ("create_instance", DONE, CLEARED),
+    ("restart_instance", DONE, CLEARED),
+    ("recover_instance", DONE, CLEARED),
+    ("delete_instance", DONE, {"deleted_at": NOW, "addresses": []}),
+    ("create_users", DONE, {}),
+    ("create_instance", FAILED, fault("create instance") | {"failed": True}),
+    ("create_instance", CANCELLED, fault("create instance") | {"failed": True}),
+    ("restart_instance", FAILED, fault("restart instance")),
+    ("recover_instance", FAILED, fault("recover instance")),
+    ("delete_instance", FAILED, {}),
+    ("enable_root", FAILED, {}),
+    ("create_users", FAILED, {}),
+])
+def test_an_instance_is_marked_as_its_operation_ended(kind, state, expected):
+    assert ending(job(kind), state) == expected
+
+
+def test_only_columns_that_exist_are_written_whatever_ends_how():
+    columns = set(Instance.model_fields)
+    for kind in PLANS:
+        for state in ENDS:
+            assert ending(job(kind), state).keys() <= columns, (kind, state)
+
+
+def test_only_a_deletion_that_succeeded_deletes():
+    deleting = [(k, s) for k in PLANS for s in ENDS if "deleted_at" in ending(job(k), s)]
+    assert deleting == [("delete_instance", DONE)]
+
+
+def test_users_and_databases_never_mark_the_instance():
+    assert [ending(job(kind), state) for kind in DATA_COMMANDS for state in ENDS] == [{}] * 3 * len(DATA_COMMANDS)
+
+
+def test_a_long_story_is_cut():
+    assert len(ending(job("create_instance", failure_text="x" * 5000), FAILED)["fault_message"]) == 1000
