@@ -97,7 +97,7 @@ async def inside() -> None:
     await link.close()
 
     link, peer = await connect("provisioner")
-    accepted = []
+    accepted: list[float] = []
     while len(accepted) < COMMANDS:
         command = messages.Start(
             op=str(uuid.uuid4()), kind="drop_database", args={"name": "is-not-there"}, deadline=time.time() + 30,

@@ -41,7 +41,8 @@ say "Starting Coffer ..."
 compose up -d --wait --remove-orphans
 
 # --- what a client needs, readable by its owner only ---
-api=$(compose port --index 1 api 8779)
+ports=$(sed -n "s/^COFFER_API_PORTS=//p" "$settings")
+ports=${ports:-8779-8780} api=127.0.0.1:${ports%%-*}
 prometheus=$(compose port prometheus 9090)
 compose run --rm -T --no-deps init coffer-manage clients --state /state --endpoint "http://$api/v1.0" > "$state/clients.json.new"
 mv "$state/clients.json.new" "$state/clients.json"
@@ -57,7 +58,7 @@ PY
 cat <<TEXT
 
 Coffer runs.
-  API         http://$api   (its second replica: http://$(compose port --index 2 api 8779))
+  API         http://$api   (its second replica: http://127.0.0.1:${ports##*-})
   Prometheus  http://$prometheus
 Try it:
   make demo                 the main job, end to end

@@ -171,7 +171,7 @@ class Containers:
         try:
             await self._docker.images.inspect(image)
         except DockerError as error:
-            if error.status == 404:
+            if error.status in {400, 404}:  # 400: not a possible name, which the pull then says
                 return False
             raise
         return True

@@ -142,6 +142,9 @@ class Monitor:
             health = Health(ok=False, detail=f"no answer to a query within {_QUERY_SECONDS:g} s")
         except EngineError as error:
             health = Health(ok=False, detail=error.text)
+        except BaseException:
+            await self._hang_up()
+            raise
         if not health.ok:
             await self._hang_up()
         return health

@@ -53,8 +53,12 @@ def to_recover(kept: Sequence[Kept], machines: Mapping[str, Machine]) -> list[Ke
     ]
 
 
-def verdict(resource: Resource, ended: Mapping[str, Ended], now: datetime, grace: timedelta) -> Verdict:
-    """What to do with one tagged resource. `ended` is by operation id; `grace` lets running clean-ups finish."""
+def verdict(
+    resource: Resource, ended: Mapping[str, Ended], now: datetime, grace: timedelta, *, marked: bool = False,
+) -> Verdict:
+    """What to do with one tagged resource. `ended` is by operation id; `grace` lets running clean-ups finish.
+
+    `marked`: the cloud says that the instance's volume has held a started database."""
     operation = ended.get(resource.operation)
     if operation is None or operation.instance != resource.instance:
         return Verdict.UNKNOWN
@@ -64,6 +68,7 @@ def verdict(resource: Resource, ended: Mapping[str, Ended], now: datetime, grace
         return Verdict.KEEP
     if operation.instance_deleted:
         return Verdict.DROP
-    if operation.failed_create and not (resource.kind == "volume" and operation.held_a_database):
+    held = operation.held_a_database or marked
+    if operation.failed_create and not (resource.kind.startswith("volume") and held):
         return Verdict.DROP
     return Verdict.KEEP

@@ -79,9 +79,10 @@ class Rounds:
         resources = await self._cloud.resources()
         ended = await self._ended(sorted({r.operation for r in resources}))
         now = datetime.now(UTC)
+        marked = {r.instance for r in resources if r.kind == "volume-held"}
         unknown = []
         for resource in resources:
-            found = verdict(resource, ended, now, GRACE)
+            found = verdict(resource, ended, now, GRACE, marked=resource.instance in marked)
             if found is Verdict.DROP:
                 _log.warning("sweeping", kind=resource.kind, resource=resource.id, instance=resource.instance)
                 try:

@@ -20,6 +20,10 @@ Row: TypeAlias = Any
 """asyncpg.Record, of which nothing is known before it is read."""
 
 
+_LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""The last is what asyncpg raises when an answer comes in while it gives up waiting for it."""
+
+
 class BadRow(Exception):
     """The database cannot hold a value in this batch."""
 
@@ -73,7 +77,7 @@ class OwnConnection:
                 return list(await self._connection.fetch(statement, *values))
             except asyncpg.DataError as error:
                 raise BadRow(str(error)) from error
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except _LOST as error:
                 self._connection.terminate()
                 self._connection = None
                 raise Unavailable(f"PostgreSQL: {type(error).__name__}") from error

@@ -61,6 +61,12 @@ class DockerCloud:
         """One host has one kind of disk, so the type says nothing here."""
         return await self._machines.ensure_volume(tags, gib)
 
+    async def mark_volume(self, tags: Tags) -> None:
+        await self._machines.mark_volume(tags)
+
+    async def volume_is_marked(self, instance: str) -> bool:
+        return await self._machines.volume_is_marked(instance)
+
     async def ensure_machine(self, spec: MachineSpec) -> Machine:
         return await self._machines.ensure(spec)
 

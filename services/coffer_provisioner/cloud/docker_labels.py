@@ -42,6 +42,8 @@ class Kind(StrEnum):
     """Docker volume: the sparse file that holds the tenant's data. The only kind that does."""
     VOLUME_SIZE = "volume-size"
     """Docker volume, empty: the size in GiB to which the data volume has been grown."""
+    VOLUME_HELD = "volume-held"
+    """Docker volume, empty: the data volume has held a started database."""
     ENGINE = "machine-engine"
     """Docker volume: /var/lib/docker of the machine's own engine. Goes with the machine."""
     STATE = "machine-state"

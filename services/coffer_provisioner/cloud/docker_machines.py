@@ -143,8 +143,17 @@ class Machines:
             await self._tell_device(machine["Id"], minor)
         return grown
 
+    async def mark_volume(self, tags: Tags) -> None:
+        await self._engine.create_volume(
+            self._marks.own(tags.instance, "held"), self._marks.labels(tags, Kind.VOLUME_HELD),
+        )
+
+    async def volume_is_marked(self, instance: str) -> bool:
+        return bool(await self._engine.volumes(self._marks.filters(Kind.VOLUME_HELD, instance=instance)))
+
     async def drop_volume(self, instance: str) -> None:
-        for kind in (Kind.VOLUME, Kind.VOLUME_SIZE):
+        """The mark goes last: a volume that is still there is still marked."""
+        for kind in (Kind.VOLUME, Kind.VOLUME_SIZE, Kind.VOLUME_HELD):
             for volume in await self._engine.volumes(self._marks.filters(kind, instance=instance)):
                 await self._engine.remove_volume(volume["Name"])
 

@@ -65,6 +65,7 @@ class Stack:
     networks: dict[str, _Network] = field(default_factory=dict)
     ports: dict[str, tuple[Tags, Port]] = field(default_factory=dict)
     volumes: dict[str, tuple[Tags, Volume]] = field(default_factory=dict)
+    marked: dict[str, Tags] = field(default_factory=dict)
     machines: dict[str, _Machine] = field(default_factory=dict)
     public: dict[str, _Public] = field(default_factory=dict)
 
@@ -261,6 +262,14 @@ class FakeCloud:
         self._mine.machines.pop(instance, None)
 
     @_call
+    def mark_volume(self, tags: Tags) -> None:
+        self._mine.marked.setdefault(tags.instance, tags)
+
+    @_call
+    def volume_is_marked(self, instance: str) -> bool:
+        return instance in self._mine.marked
+
+    @_call
     def drop_volume(self, instance: str) -> None:
         self._drop_volume(instance)
 
@@ -275,6 +284,7 @@ class FakeCloud:
         return [
             *(Resource("machine", m.id, i, m.spec.tags.operation) for i, m in mine.machines.items()),
             *(Resource("volume", volume.id, i, tags.operation) for i, (tags, volume) in mine.volumes.items()),
+            *(Resource("volume-held", f"{i}-held", i, tags.operation) for i, tags in mine.marked.items()),
             *(Resource("address", port.address, i, tags.operation) for i, (tags, port) in mine.ports.items()),
             *(Resource("public", public.address, i, public.tags.operation) for i, public in mine.public.items()),
             *(
@@ -292,6 +302,8 @@ class FakeCloud:
             case "volume":
                 for instance in [i for i, (_, volume) in mine.volumes.items() if volume.id == resource.id]:
                     self._drop_volume(instance)
+            case "volume-held":
+                mine.marked.pop(resource.instance, None)
             case "address":
                 for instance in [i for i, (_, port) in mine.ports.items() if port.address == resource.id]:
                     self._drop_port(instance)
@@ -327,6 +339,7 @@ class FakeCloud:
         if instance in self._mine.machines and instance in self._mine.volumes:
             raise CloudBusy("the volume is in use by a machine")
         self._mine.volumes.pop(instance, None)
+        self._mine.marked.pop(instance, None)
 
     def _drop_port(self, instance: str) -> None:
         dropped = self._mine.ports.pop(instance, None)

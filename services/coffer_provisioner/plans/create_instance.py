@@ -100,6 +100,11 @@ async def prepare_guest(job: Job, to: Reach) -> Outcome:
     return outcome
 
 
+async def mark_volume(job: Job, to: Reach) -> Outcome:
+    await to.cloud.mark_volume(tags(job))
+    return Done()
+
+
 async def ensure_public_address(job: Job, to: Reach) -> Outcome:
     row = await to.records.instance(job.instance)
     if not row["is_public"]:
@@ -156,7 +161,7 @@ async def held_a_database(job: Job, to: Reach) -> bool:
     row: dict[str, Any] = await to.records.instance(job.instance)
     if row["started_once"]:
         return True
-    if (await to.records.operation(job.id))["guest_state"] == "done":
+    if (await to.records.operation(job.id))["guest_state"] == "done" or await to.cloud.volume_is_marked(job.instance):
         return True
     beat = await to.records.heartbeat(job.instance)
     return beat is not None and beat["engine"] == Engine.HEALTHY
@@ -176,8 +181,11 @@ def tags(job: Job) -> Tags:
 CREATE_INSTANCE = Plan(
     "create_instance",
     steps=(
-        ensure_port, ensure_volume, ensure_machine, wait_enrolled, prepare_guest, ensure_public_address, wait_healthy,
+        ensure_port, ensure_volume, ensure_machine, wait_enrolled, prepare_guest, mark_volume, ensure_public_address,
+        wait_healthy,
     ),
     undo=(drop_public_address, drop_machine, drop_unused_volume, drop_identity, drop_port),
     within=timedelta(minutes=20),
+    step_limit=timedelta(seconds=150),
+    cancellable=True,
 )

@@ -19,5 +19,6 @@ DELETE_INSTANCE = Plan(
     "delete_instance",
     steps=(drop_public_address, drop_machine, drop_identity, drop_volume, drop_port),
     within=timedelta(minutes=10),
+    step_limit=timedelta(seconds=180),
     keep_trying=True,
 )

@@ -44,4 +44,5 @@ RECOVER_INSTANCE = Plan(
     "recover_instance",
     steps=(note_last_report, ensure_machine_runs, wait_reported),
     within=timedelta(minutes=10),
+    step_limit=timedelta(seconds=180),
 )

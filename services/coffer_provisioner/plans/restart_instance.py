@@ -23,4 +23,5 @@ RESTART_INSTANCE = Plan(
     steps=(command_step("restart_database", "restart"),),
     undo=(ensure_machine_runs,),
     within=timedelta(minutes=5),
+    step_limit=timedelta(seconds=180),
 )

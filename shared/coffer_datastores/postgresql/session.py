@@ -103,5 +103,6 @@ def _engine_errors() -> Iterator[None]:
         state = error.sqlstate or ""
         code = _CODES.get(state) or _CLASSES.get(state[:2]) or Failure.ENGINE
         raise EngineError(code, str(error.args[0]) if error.args else state) from error
-    except (OSError, asyncpg.InterfaceError, asyncio.IncompleteReadError) as error:
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncio.IncompleteReadError) as error:
+        # the internal one is what a connection that the server just ended may give
         raise EngineError(Failure.NOT_READY, f"the server does not answer: {error}") from error

@@ -139,6 +139,18 @@ async def test_a_machine_from_its_making_to_its_end(site: Site) -> None:
     assert await cloud.console(one.instance, 10) == ""
 
 
+async def test_a_volume_is_marked_until_it_is_dropped(site: Site) -> None:
+    cloud, other_door, one = site.door(), site.door(), Wanted()
+    await cloud.ensure_volume(one.tags, gib=1, volume_type=None)
+    assert not await cloud.volume_is_marked(one.instance)
+    await asyncio.gather(cloud.mark_volume(one.tags), other_door.mark_volume(one.tags))
+    assert await other_door.volume_is_marked(one.instance)
+    assert "volume-held" in {r.kind for r in await cloud.resources()}
+    await cloud.drop_volume(one.instance)
+    assert not await cloud.volume_is_marked(one.instance)
+    assert site.left_over() == []
+
+
 async def test_a_machine_needs_its_port_and_its_volume(site: Site) -> None:
     cloud, one = site.door(), Wanted()
     port = await cloud.ensure_port(one.tags, network=None, address=None)

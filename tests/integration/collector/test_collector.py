@@ -177,7 +177,7 @@ async def test_a_restart_of_the_database_loses_nothing(scene: Scene, postgres: A
     operation = await scene.operation(guest.instance)
     await guest.beat()
     await until(lambda: scene.engine(guest.instance))
-    postgres.restart()
+    postgres.restart()  # blocks the loop, which the collector must survive too
     await guest.beat(Engine.CRASHED)
     event = Finished(op=operation, n=0, state="failed", code="engine", at=1.0)
     await until(lambda: _reported(guest, event), within=15)
@@ -293,7 +293,7 @@ async def test_silence_is_told_by_one_of_two_and_taken_over(scene: Scene) -> Non
 
 
 async def _count(scene: Scene, table: str, wanted: int) -> bool:
-    return len(await scene.rows(f"SELECT FROM {table}")) == wanted
+    return len(await scene.rows(f"SELECT 1 FROM {table}")) == wanted
 
 
 async def _takes_over(collector: Collector) -> bool:

@@ -218,3 +218,15 @@ async def test_a_volume_that_held_a_database_outlives_a_failed_create():
     claimed = await drive("create_instance", world, Fuse(None, after=False))
     assert claimed.state is OperationState.FAILED
     assert "volume" in await leftovers(world)
+
+
+async def test_a_create_that_is_still_open_in_a_restored_database_deletes_no_data():
+    """The rows are yesterday's: they know nothing of what came of the create. The volume itself does."""
+    world = World()
+    await drive("create_instance", world, Fuse(None, after=False))
+    yesterday = World()
+    yesterday.cloud = world.cloud
+    yesterday.silent = True
+    claimed = await drive("create_instance", yesterday, Fuse(None, after=False), deadline_after=0)
+    assert claimed.state is OperationState.FAILED
+    assert "volume" in await leftovers(yesterday)

@@ -53,3 +53,9 @@ def test_a_stopped_machine_is_started_and_a_missing_one_is_left_to_people():
         "error": Machine("3", MachineState.ERROR),
     }
     assert [k.instance for k in to_recover(kept, machines)] == ["stopped"]
+
+
+@pytest.mark.parametrize("kind", ["volume", "volume-held", "volume-size"])
+def test_a_marked_volume_is_kept_though_the_rows_know_of_no_database(kind):
+    assert verdict(resource(kind), ended(failed_create=True), NOW, GRACE, marked=True) is Verdict.KEEP
+    assert verdict(resource(kind), ended(instance_deleted=True), NOW, GRACE, marked=True) is Verdict.DROP
