@@ -29,6 +29,7 @@ _CONNECTING = (
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what the driver makes of a server that dies in the middle of a message
     exc.TimeoutError,
 )
 
@@ -183,6 +184,8 @@ def _using() -> Iterator[None]:
     except exc.DBAPIError as error:
         if not _is_lost(error):
             raise
+        raise Lost("the connection to PostgreSQL was lost") from error
+    except asyncpg.InternalClientError as error:
         raise Lost("the connection to PostgreSQL was lost") from error
     except TimeoutError as error:
         # Nothing but the database is awaited inside these blocks, so the time that ran out is the statement's.

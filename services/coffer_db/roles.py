@@ -94,6 +94,9 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
     "coffer_scheduler": (
         *_read(*_CATALOGUE, "instances", "heartbeats"),
         *_FILES_OPERATIONS,
+        # its housekeeping: locked before they are removed, so that two schedulers take different ones
+        *_read("revocations", "operation_events"),
+        *(Grant(table, right) for table in ("revocations", "operation_events") for right in ("update", "delete")),
     ),
     "coffer_collector": (
         *_read(*_CATALOGUE, "instances", "heartbeats", "operation_events"),

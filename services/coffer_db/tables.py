@@ -145,6 +145,7 @@ class Operation(SQLModel, table=True):
         Index("ix_operations_due", "wake_at", postgresql_where=text(_OPEN)),
         Index("ix_operations_instance", "instance_id", "seq"),
         Index("ix_operations_project", "project_id", "seq"),
+        Index("ix_operations_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         Index(
             "uq_operations_lifecycle", "instance_id", unique=True, postgresql_where=text(f"lifecycle AND {_OPEN}"),
         ),

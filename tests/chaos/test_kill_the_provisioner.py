@@ -12,6 +12,7 @@ import pytest
 from coffer_provisioner.plans import PLANS
 from support.stack import Stack, run
 
+pytestmark = pytest.mark.timeout(420)
 CREATE = [step.__name__ for step in PLANS["create_instance"].steps]
 DELETE = [step.__name__ for step in PLANS["delete_instance"].steps]
 SHORT = {"ensure_machine", "prepare_guest", "drop_machine", "drop_volume"}

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from coffer_db import operations
 from coffer_db.database import Database
@@ -166,6 +167,24 @@ async def test_a_lost_lease_ends_the_step_and_drops_its_result(
     assert gate.ended == ["cancelled"]
     found = await row(db, op)
     assert (found.state, found.lease_token, found.step) == ("running", "thief", "")
+
+
+async def test_a_result_saved_too_late_is_dropped_and_nothing_follows_it(
+    db: Database, file: FileOperation, running: Run,
+) -> None:
+    gate = Gate()
+    op = await file()
+    with structlog.testing.capture_logs() as lines:
+        async with running(gate.plan) as loop:
+            await gate.entered.wait()
+            await run(db, "UPDATE operations SET lease_token = 'thief', lease_until = now() + interval '1 hour'")
+            gate.open.set()
+            async with asyncio.timeout(10):
+                while loop.busy:
+                    await asyncio.sleep(0.01)
+    assert [line["event"] for line in lines] == ["the lease was lost; the result is dropped"]
+    found = await row(db, op)
+    assert (gate.ended, found.lease_token, found.step) == (["done"], "thief", "")
 
 
 async def test_a_step_is_ended_when_its_lease_cannot_be_lengthened(

@@ -70,7 +70,11 @@ ALLOWED = {
         "SELECT instance_id, nkey, nkey_old, revoked_at FROM guests", "SELECT id, deleted_at FROM instances",
         "SELECT nkey FROM revocations",
     ),
-    "coffer_scheduler": ("SELECT * FROM instances, heartbeats, flavors", "SELECT id, state FROM operations"),
+    "coffer_scheduler": (
+        "SELECT * FROM instances, heartbeats, flavors", "SELECT id, state FROM operations",
+        "SELECT 1 FROM revocations FOR UPDATE SKIP LOCKED", "DELETE FROM revocations",
+        "SELECT 1 FROM operation_events FOR UPDATE SKIP LOCKED", "DELETE FROM operation_events",
+    ),
     "coffer_collector": (
         """INSERT INTO heartbeats (instance_id, seq, received_at, engine) VALUES ('i', 1, now(), 'healthy')
            ON CONFLICT (instance_id) DO UPDATE SET seq = excluded.seq WHERE heartbeats.seq < excluded.seq""",

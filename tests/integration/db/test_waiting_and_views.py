@@ -46,11 +46,14 @@ async def test_many_waiters_are_told_at_once(db: Database, file: FileOperation, 
     }
 
 
-async def test_what_ended_before_is_seen_at_once(db: Database, file: FileOperation, waiter: Waiter) -> None:
+async def test_what_ended_before_is_seen_at_once(db: Database, file: FileOperation) -> None:
     op = await file()
     await finish(db)
+    waiter = Waiter(db, look_every=3600)
+    await waiter.start()
     async with asyncio.timeout(2):
         end = await waiter.until_finished(op, 10)
+    await waiter.stop()
     assert end is not None
     assert end.state == OperationState.SUCCEEDED
 

@@ -84,7 +84,8 @@ def job(rows, **more):
 
 ORDER = {
     "create_instance": (
-        "ensure_port ensure_volume ensure_machine wait_enrolled prepare_guest mark_volume ensure_public_address wait_healthy",
+        ("ensure_port ensure_volume ensure_machine wait_enrolled prepare_guest mark_volume ensure_public_address "
+         "wait_healthy"),
         "drop_public_address drop_machine drop_unused_volume drop_identity drop_port",
     ),
     "delete_instance": ("drop_public_address drop_machine drop_identity drop_volume drop_port", ""),

@@ -172,6 +172,7 @@ def upgrade() -> None:
     op.create_index("ix_operations_due", "operations", ["wake_at"], postgresql_where=sa.text(_OPEN))
     op.create_index("ix_operations_instance", "operations", ["instance_id", "seq"])
     op.create_index("ix_operations_project", "operations", ["project_id", "seq"])
+    op.create_index("ix_operations_finished", "operations", ["finished_at"], postgresql_where=sa.text("finished_at IS NOT NULL"))
     op.create_index("uq_operations_idempotency", "operations", ["project_id", "idempotency_key"], unique=True, postgresql_where=sa.text("idempotency_key IS NOT NULL"))
     op.create_index("uq_operations_lifecycle", "operations", ["instance_id"], unique=True, postgresql_where=sa.text(f"lifecycle AND {_OPEN}"))
     op.create_table(
