@@ -1,9 +1,9 @@
 """Who may talk to the engine, and whom the engine may talk to: one nftables table of the machine's own.
 
 The engine's uid reaches the loopback address, its own addresses, and its tenants' subnets; nothing of the management
-network, of the cloud's metadata service or of Docker's DNS. From the management network nothing comes in but answers.
-From the tenant network only the engine's port is open, to the allowed CIDRs and to that network's gateway, behind
-which the host's own forwarder stands.
+network, of the cloud's metadata service, of Docker's DNS, or of the host behind the tenant network's gateway. From
+the management network nothing comes in but answers. From the tenant network only the engine's port is open, to the
+allowed CIDRs and to that network's gateway, behind which the host's own forwarder stands.
 
 Interfaces are found by their addresses: names follow no order. Other tables are never touched, since Docker keeps
 its DNS rules in one.
@@ -102,6 +102,7 @@ def render(rules: Rules, interfaces: Sequence[Interface], gateways: Sequence[tup
     own = [interface.address for interface in tenant]
     local = ("127.0.0.1", "::1", *own)
     outward = [f'oifname "lo" {family} daddr {_set(to)} accept' for family, to in _by_family(local)]
+    outward += [f"{family} daddr {_set(to)} reject" for family, to in _by_family(sorted(hosts))]
     outward += [
         f"oifname {_set(names, quote=True)} {family} daddr {_set(to)} accept"
         for family, to in _by_family(tuple(sorted({str(interface.network) for interface in tenant})))

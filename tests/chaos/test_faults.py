@@ -131,7 +131,7 @@ def test_an_agent_is_frozen(stack: Stack, api, shop):
             lambda: api.states(shop.id) == ("ACTIVE", "ERROR"), within=expiry + 20, what="the silence is shown",
         )
         assert psql(shop.private, "app", shop.password, "shop", "SELECT 1") == "1"
-        assert api("GET", f"/instances/{shop.id}/databases").status == 400
+        assert api("GET", f"/instances/{shop.id}/databases").status == 422
     finally:
         stack.inside(shop.id, "pkill", "-CONT", "-f", "coffer-guest")
     eventually(lambda: ready(api, shop), within=60, what="ready after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 
 import pytest
 
@@ -51,6 +52,16 @@ def test_nothing_of_the_management_network_is_reached_from_the_database(stack, s
     assert len(known) >= 5, known
     ports = (22, 2375, 4222, 5000, 5432, 8222, 8443, 9101)
     assert reached(stack, shop.id, *((a, port) for a in known.values() for port in ports)) == set()
+
+
+def test_the_host_behind_the_gateway_is_not_reached(stack, shop):
+    """Something listens there for this test; the machine's root reaches it, the database container does not."""
+    gateway = shop.private.rpartition(".")[0] + ".1"
+    with socket.create_server((gateway, 0)) as listener:
+        port = listener.getsockname()[1]
+        script = f"timeout 2 bash -c 'exec 3<>/dev/tcp/{gateway}/{port}' 2>/dev/null && echo open || echo shut"
+        assert stack.inside(shop.id, "bash", "-c", script).strip() == "open"
+        assert reached(stack, shop.id, (gateway, port)) == set()
 
 
 def test_metadata_and_dockers_name_service_are_not_reached(stack, shop):
