@@ -30,6 +30,7 @@ sys.path[:0] = [str(ROOT / name) for name in ("shared", "services", "tests")]
 
 import nats
 import psutil  # type: ignore[import-untyped]
+from machine import cpu_seconds
 
 from coffer_db import migrate, roles
 from coffer_db.catalogue import register
@@ -302,7 +303,9 @@ def cpu(some: list[psutil.Process]) -> float:
     """Of these and their children, also those that have ended meanwhile."""
     total = 0.0
     for process in some:
-        total += sum(process.cpu_times()[:4]) + sum(sum(child.cpu_times()[:2]) for child in process.children())
+        ended = process.cpu_times()
+        total += cpu_seconds(process.pid) + ended.children_user + ended.children_system
+        total += sum(cpu_seconds(child.pid) for child in process.children())
     return total
 
 

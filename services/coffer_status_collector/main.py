@@ -210,11 +210,13 @@ def _links(chosen: CollectorSettings, state: Path) -> dict[str, Link]:
     """Heartbeats and events on separate connections, so that a backlog of one does not delay the other."""
     tls = tls_context((state / "ca.pem").read_text())
 
-    def link(name: str, file: str) -> Link:
-        return Link(chosen.nats_urls, lambda: identity.load(state / file), name=f"{NAME} {name}", tls=tls)
+    def link(name: str, file: str, *, gather: bool = False) -> Link:
+        return Link(
+            chosen.nats_urls, lambda: identity.load(state / file), name=f"{NAME} {name}", tls=tls, gather=gather,
+        )
 
     return {
-        "heartbeats": link("heartbeats", "guests.creds"),
+        "heartbeats": link("heartbeats", "guests.creds", gather=True),
         "events": link("events", "guests.creds"),
         "control": link("control", "control.creds"),
     }

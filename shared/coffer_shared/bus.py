@@ -86,10 +86,12 @@ class Link:
         max_payload: int = 128 * 1024,
         ping_seconds: float = 20.0,
         silence: type[TryAgain] = GuestSilent,
+        gather: bool = False,
     ) -> None:
         """`credentials` is asked at every attempt. `inbox`: subject prefix, without the last dot, of answers to `ask`;
         `silence` is what it raises when nobody answers. `max_payload` is the role's limit: the server closes the
-        connection of who exceeds it, so it is kept here.
+        connection of who exceeds it, so it is kept here. `gather`: many small messages come in, and each may wait for
+        some milliseconds so that they are read together.
         """
         names = ("connects", "reconnects", "failed", "refused", "silent", "dropped", "denied", "handler_errors")
         self.counters: Counter[str] = Counter(dict.fromkeys(names, 0))
@@ -103,6 +105,7 @@ class Link:
         self._backoff = backoff
         self._max_payload = max_payload
         self._silence = silence
+        self._gather = gather
         self._inbox = f"{inbox}.{secrets.token_hex(8)}" if inbox else ""
         self._wanted = [Wanted(f"{self._inbox}.*", "", self._on_answer, 65_536, 64 << 20)] if inbox else []
         self._waiting: dict[str, _Waiting] = {}
@@ -268,6 +271,8 @@ class Link:
                     await connection.prove()
                     if made == len(self._wanted):
                         break
+            if self._gather:
+                connection.gather()
         except BaseException:
             self._spawn(connection.retire(0))
             raise

@@ -17,7 +17,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
 
-from coffer_shared import log
+from coffer_shared import gathering, log
 from coffer_shared.errors import GiveUp, Unavailable
 
 _log = log.get(__name__)
@@ -70,6 +70,7 @@ class Connection:
         self._ended = asyncio.Event()
         self._error = ""
         self._slow = False
+        self._gathering: asyncio.Task[None] | None = None
 
     @property
     def up(self) -> bool:
@@ -130,6 +131,12 @@ class Connection:
                 raise ConnectionError(f"the server has not accepted the connection: {self.reason}")
             await self._round_trip()
 
+    def gather(self) -> None:
+        """Read many small messages in fewer pieces from now on; see `gathering`."""
+        writer = self._client._transport._io_writer  # noqa: SLF001 - the library has no other way to its socket
+        reading = gathering.gather(writer.get_extra_info("socket"), lambda: int(self._client.stats["in_msgs"]))
+        self._gathering = asyncio.create_task(reading)
+
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """GiveUp if the data is longer than the role allows; Unavailable if the connection has ended."""
         if len(data) > self._max_payload:
@@ -146,6 +153,8 @@ class Connection:
 
     async def retire(self, grace: float) -> None:
         """Take no more messages, let handlers answer for up to `grace` seconds, close. Handlers are not cancelled."""
+        if self._gathering is not None:
+            self._gathering.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 if self.up:
