@@ -133,7 +133,8 @@ class Connection:
 
     def gather(self) -> None:
         """Read many small messages in fewer pieces from now on; see `gathering`."""
-        writer = self._client._transport._io_writer  # noqa: SLF001 - the library has no other way to its socket
+        transport: Any = self._client._transport  # noqa: SLF001 - the library has no other way to its socket
+        writer = transport._io_writer  # noqa: SLF001
         reading = gathering.gather(writer.get_extra_info("socket"), lambda: int(self._client.stats["in_msgs"]))
         self._gathering = asyncio.create_task(reading)
 
