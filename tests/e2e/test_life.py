@@ -135,6 +135,27 @@ def test_the_guest_pulled_by_digest(stack: Stack, shop):
     assert f"/v2/coffer/postgres/manifests/{digest}" in log
 
 
+def test_without_the_seed_every_layer_is_pulled(stack: Stack, api, monkeypatch):
+    """The seed only lends layers: a machine made without it fetches the manifest by digest, and every blob."""
+    monkeypatch.setenv("COFFER_SEED_VOLUME", "")
+    stack.compose("up", "-d", "--wait", "provisioner")
+    try:
+        digest = stack.sql("SELECT image_digest FROM datastore_versions WHERE name = '17'")
+        manifest, blob = f"GET /v2/coffer/postgres/manifests/{digest}", "GET /v2/coffer/postgres/blobs/sha256:"
+        before = stack.compose("logs", "--no-log-prefix", "registry-guests")
+        made = api.create("unseeded")
+        api.until_ready(made)
+        after = stack.compose("logs", "--no-log-prefix", "registry-guests")[len(before):]
+        layers = json.loads(stack.inside(made, "docker", "image", "ls", "-q", "--no-trunc", "--format", "{{json .}}"))
+        assert layers["Repository"].endswith("/coffer/postgres")
+        assert manifest in after
+        assert len(set(re.findall(re.escape(blob) + r"[0-9a-f]{64}", after))) >= 3
+        api.delete(made)
+    finally:
+        monkeypatch.undo()
+        stack.compose("up", "-d", "--wait", "provisioner")
+
+
 def test_a_deleted_instance_leaves_nothing(stack: Stack, api):
     made = api.create("brief", access={"is_public": True})
     shown = api.until_ready(made)
