@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from coffer_provisioner.plans import PLANS
-from support.stack import Stack, run
+from support.stack import Stack, eventually, run
 
 pytestmark = pytest.mark.timeout(420)
 CREATE = [step.__name__ for step in PLANS["create_instance"].steps]
@@ -77,6 +77,11 @@ def test_delete_survives(stack: Stack, api, step):
 
 
 def ended_cleanly(stack: Stack, instance: str) -> None:
-    assert stack.leftovers(instance) == []
+    assert stack.leftovers(instance, shared=False) == []
+    if stack.sql("SELECT count(*) FROM instances WHERE project_id = 'demo' AND deleted_at IS NULL") == "0":
+        eventually(
+            lambda: not stack.leftovers(instance, shared=True), within=180,
+            what="the project's network has gone with its last instance, at the latest with the keeper's round",
+        )
     states = stack.sql(f"SELECT string_agg(DISTINCT state, ',') FROM operations WHERE instance_id = '{instance}'")
     assert states == "succeeded"

@@ -160,9 +160,9 @@ def test_a_deleted_instance_leaves_nothing(stack: Stack, api):
     made = api.create("brief", access={"is_public": True})
     shown = api.until_ready(made)
     loop = re.search(r"/dev/(loop\d+)", stack.inside(made, "xfs_info", "/data"))[1]
-    assert len(stack.leftovers(made)) >= 4
+    assert len(stack.leftovers(made, shared=False)) >= 4
     api.delete(made)
-    assert stack.leftovers(made) == []
+    assert stack.leftovers(made, shared=False) == []
     eventually(
         lambda: not run("sh", "-c", f"cat /sys/block/{loop}/loop/backing_file 2>/dev/null || true").strip(),
         within=10, what="the loop device is free",

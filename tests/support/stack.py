@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
+PROJECT_KINDS = {"subnet", "subnet-claim", "tenant-network"}
 
 
 def eventually(check: Callable[[], T | bool | None], *, within: float, what: str) -> T:
@@ -145,14 +146,17 @@ class Stack:
             "exec", "-T", "postgres", "psql", "-XAtq", "-U", "postgres", "-d", "coffer", "-c", statement,
         ).strip()
 
-    def leftovers(self, instance: str) -> list[str]:
-        """Everything in Docker that carries the instance's label."""
+    def leftovers(self, instance: str, *, shared: bool) -> list[str]:
+        """What in Docker carries the instance's label. `shared`: also the network that it made for its project, which
+        stays as long as another instance of the project uses it."""
         label = f"label=coffer.instance={instance}"
-        return [
-            *run("docker", "ps", "-aq", "--filter", label).split(),
-            *run("docker", "volume", "ls", "-q", "--filter", label).split(),
-            *run("docker", "network", "ls", "-q", "--filter", label).split(),
+        kind = '{{.Label "coffer.kind"}}'
+        found = [
+            *run("docker", "ps", "-a", "--filter", label, "--format", f"{kind} {{{{.Names}}}}").splitlines(),
+            *run("docker", "volume", "ls", "--filter", label, "--format", f"{kind} {{{{.Name}}}}").splitlines(),
+            *run("docker", "network", "ls", "--filter", label, "--format", f"{kind} {{{{.Name}}}}").splitlines(),
         ]
+        return [each for each in found if shared or each.split()[0] not in PROJECT_KINDS]
 
 
 def address(instance: dict[str, Any], kind: str) -> str:
