@@ -32,7 +32,7 @@ class Listener:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="listen")
         elif first and self._connection is not None:
-            with contextlib.suppress(*_LOST):  # the next connection listens on every channel
+            with contextlib.suppress(*LOST):  # the next connection listens on every channel
                 await self._connection.add_listener(channel, self._heard)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_WITHIN):
@@ -51,7 +51,7 @@ class Listener:
         while True:
             try:
                 connection = await self._connect()
-            except _LOST as why:
+            except LOST as why:
                 _log.warning("cannot listen for notifications", why=type(why).__name__, again_in=pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
@@ -60,7 +60,7 @@ class Listener:
             pause = 0.1
             try:
                 await self._hold(connection, missed)
-            except _LOST as why:
+            except LOST as why:
                 _log.warning("the connection for notifications was lost", why=type(why).__name__)
             finally:
                 self._connection = None
@@ -91,4 +91,4 @@ class Listener:
             callback(str(payload))
 
 
-_LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)

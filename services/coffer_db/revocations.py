@@ -13,14 +13,13 @@ from sqlmodel import SQLModel
 
 import coffer_db.tables  # noqa: F401 - declares the tables
 from coffer_db.database import Database
+from coffer_db.listening import LOST
 from coffer_shared.errors import Unavailable
 
 _LOCK = 0x636F666672657631
 """The advisory lock of the one active revoker."""
 
 _revocations = SQLModel.metadata.tables["revocations"]
-
-_LOST = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.InterfaceError)
 
 
 class RevocationStore:
@@ -35,14 +34,14 @@ class RevocationStore:
         if self._connection is not None:
             try:
                 await self._connection.execute("SELECT 1")
-            except _LOST:
+            except LOST:
                 await self.release()
             else:
                 return True
         connection = await self._db.connect_alone()
         try:
             held = bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK))
-        except _LOST as error:
+        except LOST as error:
             connection.terminate()
             raise Unavailable("the connection to PostgreSQL was lost") from error
         if held:
@@ -78,7 +77,7 @@ class RevocationStore:
             raise Unavailable("this process is not the active revoker")
         try:
             return int(await self._connection.fetchval(_RESERVE, account, now))
-        except _LOST as error:
+        except LOST as error:
             await self.release()
             raise Unavailable("the connection to PostgreSQL was lost") from error
 

@@ -65,16 +65,3 @@ class Plan:
     cancellable: bool = False
     keep_trying: bool = False
     """Never give up on the deadline (a deletion): alert and go on."""
-
-    def step(self, name: str) -> Step:
-        """The step of that name among steps and undo; KeyError if a release renamed it without an alias."""
-        return {s.__name__: s for s in (*self.steps, *self.undo)}[name]
-
-    def after(self, name: str) -> str | None:
-        """The name of the next step in the same tuple, None after the last."""
-        for row in (self.steps, self.undo):
-            names = [s.__name__ for s in row]
-            if name in names:
-                place = names.index(name) + 1
-                return names[place] if place < len(names) else None
-        raise KeyError(name)

@@ -14,14 +14,11 @@ from typing import Any, NamedTuple, TypeAlias
 import asyncpg
 
 from coffer_db.database import Database
+from coffer_db.listening import LOST
 from coffer_shared.errors import Unavailable
 
 Row: TypeAlias = Any
 """asyncpg.Record, of which nothing is known before it is read."""
-
-
-_LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""The last is what asyncpg raises when an answer comes in while it gives up waiting for it."""
 
 
 class BadRow(Exception):
@@ -77,7 +74,7 @@ class OwnConnection:
                 return list(await self._connection.fetch(statement, *values))
             except asyncpg.DataError as error:
                 raise BadRow(str(error)) from error
-            except _LOST as error:
+            except LOST as error:
                 self._connection.terminate()
                 self._connection = None
                 raise Unavailable(f"PostgreSQL: {type(error).__name__}") from error

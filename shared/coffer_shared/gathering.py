@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 PAUSE = 0.02
@@ -27,18 +28,30 @@ class HasOptions(Protocol):
 
 
 async def gather(connection: HasOptions, received: Callable[[], int]) -> None:
-    """Until cancelled, or until the socket is closed. `received` counts the messages so far."""
+    """Until cancelled, or until the socket is closed. `received` counts the messages so far.
+
+    However it ends, the socket reports single messages again: who retires a connection still waits for its answers.
+    """
+    with suppress(OSError):  # it is closed
+        try:
+            await _gather(connection, received)
+        finally:
+            _report_from(connection, 1)
+
+
+async def _gather(connection: HasOptions, received: Callable[[], int]) -> None:
     loop = asyncio.get_running_loop()
-    try:
-        while True:
-            before = received()
-            await asyncio.sleep(_MEASURE)
-            while (received() - before) >= MANY * _MEASURE:
-                before, until = received(), loop.time() + _MEASURE
-                while loop.time() < until:
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _ENOUGH)
-                    await asyncio.sleep(PAUSE)
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-                    await asyncio.sleep(0)
-    except OSError:
-        return  # it is closed
+    while True:
+        before = received()
+        await asyncio.sleep(_MEASURE)
+        while (received() - before) >= MANY * _MEASURE:
+            before, until = received(), loop.time() + _MEASURE
+            while loop.time() < until:
+                _report_from(connection, _ENOUGH)
+                await asyncio.sleep(PAUSE)
+                _report_from(connection, 1)
+                await asyncio.sleep(0)
+
+
+def _report_from(connection: HasOptions, size: int) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)

@@ -48,7 +48,7 @@ async def run_for(options: Options, counts: list[int]) -> None:
 async def test_few_messages_change_nothing():
     options = Options()
     await run_for(options, [0, 0, 1, 1])
-    assert options.marks == []
+    assert set(options.marks) <= {1}
 
 
 async def test_many_messages_are_gathered_and_always_let_through_again():
@@ -57,7 +57,7 @@ async def test_many_messages_are_gathered_and_always_let_through_again():
     assert len(options.marks) >= 4
     assert options.marks[0] > 1
     assert set(options.marks[1::2]) == {1}
-    assert options.marks[-1] == 1 or len(options.marks) % 2 == 1
+    assert options.marks[-1] == 1, "cancelled in the middle of a pause, it leaves nothing waiting"
 
 
 async def test_a_closed_socket_ends_it():
