@@ -28,6 +28,8 @@ class VersionOffer:
     manager: str
     image: str
     image_digest: str = ""
+    backup_image: str = ""
+    backup_image_digest: str = ""
     active: bool = True
 
 
@@ -83,9 +85,10 @@ async def register(conn: AsyncConnection | AsyncSession, catalogue: Catalogue) -
             version = {
                 "id": version_id(datastore.name, offer), "datastore_id": own_id, "name": offer.name,
                 "version": offer.version, "manager": offer.manager, "image": offer.image,
-                "image_digest": offer.image_digest, "active": offer.active,
+                "image_digest": offer.image_digest, "backup_image": offer.backup_image,
+                "backup_image_digest": offer.backup_image_digest, "active": offer.active,
             }
-            keep = () if offer.image_digest else ("image_digest",)
+            keep = tuple(name for name in ("image_digest", "backup_image_digest") if not version[name])
             await _put(conn, _tables["datastore_versions"], version, keep=keep)
         if datastore.default is not None:
             table = _tables["datastores"]

@@ -68,6 +68,8 @@ class NewOperation:
     args: dict[str, Any] = field(default_factory=dict)
     secret_args: dict[str, Any] | None = field(default=None, repr=False)
     lifecycle: bool = True
+    beside: bool = False
+    """Operations filed later do not wait for it; it waits for earlier ones like any other."""
     user_id: str = ""
     request_id: str = ""
     trace: str = ""
@@ -183,7 +185,7 @@ async def file(session: AsyncSession | AsyncConnection, new: NewOperation, wrap:
 
 
 async def claim(db: Database, worker: str, lease: float) -> Claimed | None:
-    """Lease the operation that has been due longest, unless an earlier one of its instance is open."""
+    """Lease the operation that has been due longest, unless an earlier one of its instance is open (and not beside)."""
     token = f"{worker}/{uuid4()}"
     async with db.connect() as connection:
         row = (await connection.execute(_CLAIM, {"token": token, "lease": lease})).mappings().one_or_none()
@@ -271,7 +273,8 @@ async def _insert(
         insert(_operations)
         .values(
             id=operation_id, instance_id=new.instance_id, project_id=new.project_id, user_id=new.user_id,
-            request_id=new.request_id, trace=new.trace, kind=new.kind, lifecycle=new.lifecycle, args=new.args,
+            request_id=new.request_id, trace=new.trace, kind=new.kind, lifecycle=new.lifecycle,
+            beside=new.beside, args=new.args,
             secret_args=sealed, state=OperationState.PENDING.value, step="", progress=0, progress_text="", attempts=0,
             cancel_requested=False, idempotency_key=new.idempotency_key, request_hash=new.request_hash,
             guest_state="", guest_code="", guest_text="",
@@ -345,7 +348,8 @@ _CLAIM = text(f"""
           AND (due.lease_until IS NULL OR due.lease_until <= now())
           AND NOT EXISTS (
               SELECT FROM operations AS earlier
-              WHERE earlier.instance_id = due.instance_id AND earlier.seq < due.seq AND earlier.state IN ({_OPEN_SQL})
+              WHERE earlier.instance_id = due.instance_id AND earlier.seq < due.seq AND NOT earlier.beside
+                AND earlier.state IN ({_OPEN_SQL})
           )
         ORDER BY due.wake_at
         LIMIT 1

@@ -34,7 +34,8 @@ def _read(*tables: str) -> tuple[Grant, ...]:
 
 
 _OPERATION_COLUMNS = (
-    "id", "seq", "instance_id", "project_id", "user_id", "request_id", "trace", "kind", "lifecycle", "args", "state",
+    "id", "seq", "instance_id", "project_id", "user_id", "request_id", "trace", "kind", "lifecycle", "beside", "args",
+    "state",
     "step", "progress", "progress_text", "attempts", "context", "failure_code", "failure_text", "failure_step",
     "cancel_requested", "idempotency_key", "request_hash", "lease_until", "wake_at", "deadline", "guest_state",
     "guest_result", "guest_code", "guest_text", "created_at", "updated_at", "finished_at",
@@ -44,6 +45,13 @@ _OPERATION_COLUMNS = (
 _GUEST_PUBLIC = ("instance_id", "xpub", "xpub_old", "jwt_expires_at", "agent_version", "revoked_at", "created_at")
 
 _CATALOGUE = ("datastores", "datastore_versions", "flavors")
+
+_BACKUP_PUBLIC = (
+    "id", "project_id", "instance_id", "operation_id", "name", "description", "parent_id", "datastore_version_id",
+    "state", "storage", "container", "prefix", "location", "manifest_sha256", "raw_bytes", "stored_bytes", "segments",
+    "position", "tools", "failure_text", "created_at", "updated_at", "completed_at", "deleted_at",
+)
+"""All but the wrapped data key."""
 
 _FILES_OPERATIONS = (
     Grant("operations", "select", _OPERATION_COLUMNS),
@@ -59,6 +67,13 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         *_FILES_OPERATIONS,
         Grant("operations", "update", ("cancel_requested", "wake_at", "updated_at")),
         Grant("guests", "select", _GUEST_PUBLIC),
+        Grant("backups", "select", _BACKUP_PUBLIC),
+        Grant("backups", "insert", (
+            "id", "project_id", "instance_id", "operation_id", "name", "description", "parent_id",
+            "datastore_version_id", "state", "storage", "container", "prefix", "position", "tools",
+        )),
+        Grant("backups", "update", ("state", "updated_at")),
+        *(Grant("backup_strategies", right) for right in ("select", "insert", "update", "delete")),
     ),
     "coffer_provisioner": (
         *_read(*_CATALOGUE, "instances", "heartbeats", "operations", "operation_events", "guests", "revocations",
@@ -79,6 +94,14 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         Grant("revocations", "update"),
         Grant("root_history", "insert"),
         Grant("root_history_id_seq", "usage"),
+        *_read("backups", "project_keys", "backup_containers"),
+        Grant("backups", "update", (
+            "state", "location", "data_key", "grant_until", "manifest_sha256", "raw_bytes", "stored_bytes", "segments",
+            "position", "tools", "failure_text", "updated_at", "completed_at", "deleted_at",
+        )),
+        Grant("project_keys", "insert"),
+        Grant("backup_containers", "insert"),
+        Grant("backup_containers", "update", ("ready",)),
     ),
     "coffer_revoker": (
         *_read("revocations", "account_writes"),

@@ -1,4 +1,4 @@
-"""Secrets in rows, sealed under the master key (X25519 sealed boxes).
+"""Secrets in rows, sealed under the master key (X25519 sealed boxes), or under a project key that is itself.
 
 Who files an operation holds the public half and can only seal; the provisioner holds the private half. What a blob is
 for is inside it, so that one moved to another row does not open.
@@ -7,9 +7,14 @@ for is inside it, so that one moved to another row does not open.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from typing import Any
 
 import msgspec
+from nacl.bindings import (
+    crypto_aead_xchacha20poly1305_ietf_decrypt,
+    crypto_aead_xchacha20poly1305_ietf_encrypt,
+)
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
@@ -89,3 +94,37 @@ class MasterKey:
         if inside.context != context:
             raise BadSecret(f"{context}: the sealed secret belongs elsewhere")
         return inside.data
+
+
+class ProjectKey:
+    """Wraps the data keys of one project's backups. Itself wrapped under the master key: see `new` and `opened`."""
+
+    __slots__ = ("_key",)
+    _NONCE = 24
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    @classmethod
+    def new(cls, project: str, master: MasterPublicKey) -> bytes:
+        """A fresh key, wrapped, for the row of that project."""
+        return master.wrap(f"project-key/{project}", {"key": secrets.token_bytes(32).hex()})
+
+    @classmethod
+    def opened(cls, project: str, wrapped: bytes, master: MasterKey) -> ProjectKey:
+        return cls(bytes.fromhex(master.unwrap(f"project-key/{project}", wrapped)["key"]))
+
+    def wrap(self, context: str, data: bytes) -> bytes:
+        """Opens only with the same `context`, such as `backup/<id>`."""
+        nonce = secrets.token_bytes(self._NONCE)
+        sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(data, context.encode(), nonce, self._key)
+        return _VERSION + nonce + sealed
+
+    def unwrap(self, context: str, blob: bytes) -> bytes:
+        if blob[:1] != _VERSION:
+            raise BadSecret(f"{context}: not a wrapped key of a known version")
+        nonce, sealed = blob[1 : 1 + self._NONCE], blob[1 + self._NONCE :]
+        try:
+            return crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, context.encode(), nonce, self._key)
+        except CryptoError:
+            raise BadSecret(f"{context}: the wrapped key does not open") from None

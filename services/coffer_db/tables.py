@@ -58,6 +58,9 @@ class DatastoreVersion(SQLModel, table=True):
     """repository:tag or repository@digest in the stack's registry, without the registry's host."""
     image_digest: str = ""
     """sha256:..., recorded when the version was registered; guests pull by this."""
+    backup_image: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    """As `image`: what backup and restore containers run. Empty: this version cannot be backed up."""
+    backup_image_digest: str = Field(default="", sa_column_kwargs={"server_default": ""})
     active: bool = True
     created_at: datetime = Field(sa_column=_now())
 
@@ -168,6 +171,8 @@ class Operation(SQLModel, table=True):
     kind: str
     lifecycle: bool = True
     """At most one open lifecycle operation per instance; the others (users, databases, root) queue behind it."""
+    beside: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    """Later operations of the instance do not wait for it: a backup runs while users are made."""
     args: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     """Never a secret."""
     secret_args: bytes | None = Field(default=None, sa_column=_secret())
@@ -278,3 +283,99 @@ class RootHistory(SQLModel, table=True):
     instance_id: str = Field(foreign_key="instances.id", index=True)
     user_id: str
     enabled_at: datetime = Field(sa_column=_now())
+
+
+class BackupState(StrEnum):
+    """What a backup is, in Trove's words except the last two."""
+
+    NEW = "NEW"
+    """Filed; nothing is stored yet."""
+    BUILDING = "BUILDING"
+    SAVING = "SAVING"
+    """The guest has stored everything; what is stored is being compared with what it said."""
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    """Nothing of it is stored."""
+    DELETING = "DELETING"
+    """Shown to clients as COMPLETED until it is gone."""
+    DELETED = "DELETED"
+
+
+class Backup(SQLModel, table=True):
+    """A backup of one instance. It outlives the instance; the row outlives its objects."""
+
+    __tablename__ = "backups"
+    __table_args__ = (
+        Index("ix_backups_project", "project_id", "updated_at", postgresql_where=text("deleted_at IS NULL")),
+        Index("ix_backups_instance", "instance_id", "updated_at", postgresql_where=text("deleted_at IS NULL")),
+        Index("ix_backups_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
+    )
+    id: str = Field(primary_key=True)
+    project_id: str
+    instance_id: str = Field(foreign_key="instances.id")
+    operation_id: str
+    """That makes it."""
+    name: str
+    description: str | None = None
+    parent_id: str | None = Field(default=None, foreign_key="backups.id")
+    datastore_version_id: str = Field(foreign_key="datastore_versions.id")
+    state: str = BackupState.NEW
+    storage: str = "swift"
+    """Name of the storage driver."""
+    container: str
+    prefix: str
+    """Of its objects in the container; ends with "/"."""
+    location: str | None = None
+    """The manifest's address, once it is stored."""
+    data_key: bytes | None = Field(default=None, sa_column=_secret())
+    """Wrapped under the project's key; erased when the backup is deleted."""
+    grant_until: datetime | None = Field(default=None, sa_column=_time())
+    """The latest end of a write grant that was given out for it."""
+    manifest_sha256: str | None = None
+    raw_bytes: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    """Of the engine's data."""
+    stored_bytes: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    segments: int | None = None
+    position: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    tools: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    failure_text: str | None = None
+    created_at: datetime = Field(sa_column=_now())
+    updated_at: datetime = Field(sa_column=_now())
+    completed_at: datetime | None = Field(default=None, sa_column=_time())
+    deleted_at: datetime | None = Field(default=None, sa_column=_time())
+
+
+class ProjectKey(SQLModel, table=True):
+    """The key that wraps the data keys of a project's backups."""
+
+    __tablename__ = "project_keys"
+    project_id: str = Field(primary_key=True)
+    wrapped: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    """Under the master key."""
+    created_at: datetime = Field(sa_column=_now())
+
+
+class BackupContainer(SQLModel, table=True):
+    """A container of a project in the object store, with the keys that sign grants for it."""
+
+    __tablename__ = "backup_containers"
+    project_id: str = Field(primary_key=True)
+    storage: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    keys: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    """Two signing keys, wrapped under the master key."""
+    ready: bool = False
+    """The container exists in the store and has the keys."""
+    created_at: datetime = Field(sa_column=_now())
+
+
+class BackupStrategy(SQLModel, table=True):
+    """Where the backups of a project, or of one of its instances, go."""
+
+    __tablename__ = "backup_strategies"
+    project_id: str = Field(primary_key=True)
+    instance_id: str = Field(primary_key=True)
+    """Empty: the project's default."""
+    backend: str = "swift"
+    swift_container: str
+    created_at: datetime = Field(sa_column=_now())

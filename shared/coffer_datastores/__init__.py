@@ -1,15 +1,19 @@
-"""The datastores: one folder is one datastore, with `DATASTORE` in `spec.py` and `DRIVER` in `driver.py`.
+"""The datastores: one folder is one datastore, with `DATASTORE` in `spec.py`, `DRIVER` in `driver.py`, and `TOOL` in
+`tool.py` where it can be backed up.
 
-This is the one place with dynamic imports. The control plane calls `specs` only; the guest also calls `driver`.
+This is the one place with dynamic imports. The control plane calls `specs` only; the guest also calls `driver`; the
+backup container calls `tool` only.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from functools import cache
 from typing import cast
 
+from coffer_shared.backups import BackupTool
 from coffer_shared.datastore import Datastore, Driver
 
 
@@ -25,6 +29,14 @@ def driver(name: str) -> Driver:
     if name not in _folders():
         raise KeyError(name)
     return cast("Driver", importlib.import_module(f"{__name__}.{name}.driver").DRIVER)
+
+
+@cache
+def tool(name: str) -> BackupTool:
+    """KeyError if there is no such datastore, or it has no backups. Imports neither spec nor driver."""
+    if name not in _folders() or importlib.util.find_spec(f"{__name__}.{name}.tool") is None:
+        raise KeyError(name)
+    return cast("BackupTool", importlib.import_module(f"{__name__}.{name}.tool").TOOL)
 
 
 def _folders() -> list[str]:

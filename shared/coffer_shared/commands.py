@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from coffer_shared.backups import BackUp, RestoreFrom
+
 # --- commands ---
 
 
@@ -47,6 +49,9 @@ class Prepare(msgspec.Struct, frozen=True):
     allowed_cidrs: list[str]
     databases: list[NewDatabase] = []
     users: list[UserArgs] = []
+    restore: RestoreFrom | None = None
+    """Where the first data comes from; None: a new, empty database. Given with the kind `restore` only: an agent that
+    knows no restoring refuses that kind, where it would overlook a field and make an empty database."""
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -149,6 +154,7 @@ class GrowVolume(msgspec.Struct, frozen=True):
 
 COMMANDS: dict[str, type[msgspec.Struct]] = {
     "prepare": Prepare,
+    "restore": Prepare,
     "restart": Restart,
     "stop": Stop,
     "start": StartDatabase,
@@ -163,6 +169,7 @@ COMMANDS: dict[str, type[msgspec.Struct]] = {
     "enable_root": EnableRoot,
     "disable_root": DisableRoot,
     "grow_volume": GrowVolume,
+    "backup": BackUp,
 }
 
 # --- queries ---

@@ -21,6 +21,7 @@ class Feature(StrEnum):
     DATABASES = "databases"
     USERS = "users"
     ROOT = "root"
+    BACKUP = "backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class Order:
     memory_bytes: int
     """The flavor's memory; engine buffers are sized from it."""
     vcpus: float
+    volume_bytes: int = 0
+    """Of the data volume; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,27 @@ class HasRoot(Protocol):
     async def disable_root(self, engine: Engine) -> None: ...
 
 
+@runtime_checkable
+class HasBackup(Protocol):
+    """Feature.BACKUP: the agent's part. What runs in the container is `coffer_shared.backups.BackupTool`, as `TOOL` in
+    the folder's `tool.py`. The core adds the job directory to both containers, and the group that may reach storage."""
+
+    def backup_container(self, order: Order, image: str) -> ContainerSpec: ...
+
+    async def before_backup(self, engine: Engine, backup: str) -> None:
+        """Make what the source needs, such as a replication slot. Idempotent; what earlier backups left goes."""
+        ...
+
+    async def after_backup(self, engine: Engine, backup: str) -> None:
+        """Take it back, however the backup ended. Idempotent."""
+        ...
+
+    def restore_container(self, order: Order, image: str, target: str) -> ContainerSpec:
+        """`target`: the empty directory on the machine, mounted at the same path, that takes the place of `order.data`
+        once it is whole."""
+        ...
+
+
 class Engine(Protocol):
     """Sessions to one running engine, by database; handed to the calls above."""
 
@@ -226,5 +250,6 @@ FACETS: Mapping[Feature, type] = {
     Feature.DATABASES: HasDatabases,
     Feature.USERS: HasUsers,
     Feature.ROOT: HasRoot,
+    Feature.BACKUP: HasBackup,
 }
 

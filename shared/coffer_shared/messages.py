@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from coffer_shared.backups import Grant
+
 VERSION = 1
 
 
@@ -100,6 +102,10 @@ class Failure(StrEnum):
     """The data volume is not what the control plane recorded."""
     ENGINE = "engine"
     """The engine failed or did not become healthy."""
+    STORAGE = "storage"
+    """The object store refused, or did not answer for as long as it was tried."""
+    DAMAGED = "damaged"
+    """A stored backup is not what was written; the text names the segment."""
     INTERNAL = "internal"
 
 
@@ -207,7 +213,13 @@ class Rotate(Message, tag="rotate", kw_only=True, frozen=True):
     nkey: str
 
 
-Request: TypeAlias = Sync | Renew | Rotate
+class RenewGrant(Message, tag="renew-grant", kw_only=True, frozen=True):
+    """The storage grant of a running command expires soon."""
+
+    op: str
+
+
+Request: TypeAlias = Sync | Renew | Rotate | RenewGrant
 
 
 class Desired(Message, tag="desired", kw_only=True, frozen=True):
@@ -227,6 +239,12 @@ class Credential(Message, tag="credential", kw_only=True, frozen=True):
     keyset: str = ""
 
 
+class Granted(Message, tag="granted", kw_only=True, frozen=True):
+    """Answer to `RenewGrant`."""
+
+    grant: Grant
+
+
 class Denied(Message, tag="denied", kw_only=True, frozen=True):
     """The request is refused for good."""
 
@@ -234,7 +252,7 @@ class Denied(Message, tag="denied", kw_only=True, frozen=True):
     text: str = ""
 
 
-RequestAnswer: TypeAlias = Desired | Credential | Denied
+RequestAnswer: TypeAlias = Desired | Credential | Granted | Denied
 
 
 class Enrol(Message, tag="enrol", kw_only=True, frozen=True):

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from coffer_datastores.postgresql.session import SUPERUSER
+from coffer_datastores.postgresql.session import BACKUP_USER, SUPERUSER
+from coffer_datastores.postgresql.spec import SOCKET
 from coffer_shared.datastore import File, Order
 
 _MIB = 1024 * 1024
 _MAX_CONNECTIONS = 100
 
-# The map lets the machine's root (the agent) and the container's own user be the superuser, over the local socket
-# only. Nobody is ever trusted, and the superuser never comes in over TCP.
+_LEAST_SLOT_MIB = 1024
+_SLOT_PART = 4
+
+# The map lets the machine's root (the agent) and the container's own user be the superuser, and the latter the backup
+# user, over the local socket only. Nobody is ever trusted, and neither of the two ever comes in over TCP. The backup
+# user gets no session in any database: "replication" there means a connection that knows no SQL.
 _HBA = f"""\
 local all         {SUPERUSER} peer map=coffer
 local replication {SUPERUSER} peer map=coffer
+local replication {BACKUP_USER} peer map=coffer
 local all         all         reject
 host  all         {SUPERUSER} all reject
+host  all         {BACKUP_USER} all reject
 host  replication all         all reject
 host  all         all         all scram-sha-256
 """
 _IDENT = f"""\
 coffer root     {SUPERUSER}
 coffer postgres {SUPERUSER}
+coffer postgres {BACKUP_USER}
 """
 
 
@@ -44,7 +52,7 @@ def _settings(order: Order, inside: str) -> dict[str, str]:
         "listen_addresses": _quoted(",".join(("127.0.0.1", *order.listen))),
         "port": str(order.port),
         "max_connections": str(_MAX_CONNECTIONS),
-        "unix_socket_directories": "'/var/run/postgresql'",
+        "unix_socket_directories": _quoted(SOCKET),
         "password_encryption": "'scram-sha-256'",
         # The container sees the host's memory, not its own: sizes come from the flavor.
         "shared_buffers": f"{max(32, mib // 4)}MB",
@@ -58,12 +66,20 @@ def _settings(order: Order, inside: str) -> dict[str, str]:
         "max_parallel_workers_per_gather": str(max(1, workers // 2)),
         "wal_level": "replica",
         "max_wal_size": "512MB",
+        "max_wal_senders": "10",
+        "max_replication_slots": "10",
+        # A slot that nobody gives back must not fill the volume: past this it is worth nothing any more.
+        "max_slot_wal_keep_size": f"{_slot_mib(order)}MB",
         "log_destination": "'stderr'",
         "logging_collector": "off",
         "log_line_prefix": "'%m [%p] %q%u@%d '",
         "log_timezone": "'UTC'",
         "timezone": "'UTC'",
     }
+
+
+def _slot_mib(order: Order) -> int:
+    return order.volume_bytes // _SLOT_PART // _MIB if order.volume_bytes else _LEAST_SLOT_MIB
 
 
 def _quoted(value: str) -> str:

@@ -1,4 +1,5 @@
-"""PostgreSQL's driver: its container, its health, and by way of `accounts` its users and databases."""
+"""PostgreSQL's driver: its container and its health; by way of `accounts` its users and databases, and of `backup` what
+the agent does for a backup."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from contextlib import AbstractAsyncContextManager
 from typing import cast
 
 from coffer_datastores.postgresql.accounts import Accounts
+from coffer_datastores.postgresql.backup import Backups
 from coffer_datastores.postgresql.configuration import files
 from coffer_datastores.postgresql.session import SUPERUSER, PostgresSession, connect, identifier
-from coffer_datastores.postgresql.spec import DATASTORE
+from coffer_datastores.postgresql.spec import DATASTORE, SOCKET, UID
 from coffer_shared.datastore import ContainerSpec, Health, Order, Session
 
-_UID = 999
 _DATA = "/var/lib/postgresql/data"
 _CONFIG = "/etc/postgresql"
 _INITDB = (
@@ -39,7 +40,7 @@ FROM (SELECT sum(xact_commit)::float8 AS xact_commit, sum(xact_rollback)::float8
 _SIZE = "SELECT coalesce(sum(pg_database_size(oid)), 0)::float8 AS size FROM pg_database WHERE datallowconn"
 
 
-class PostgresDriver(Accounts):
+class PostgresDriver(Accounts, Backups):
     @property
     def name(self) -> str:
         return DATASTORE.name
@@ -55,10 +56,10 @@ class PostgresDriver(Accounts):
                 # `after_first_start` takes it away.
                 "POSTGRES_PASSWORD_FILE": "/proc/sys/kernel/random/uuid",
             },
-            binds=((order.data, _DATA, "rw"), (order.run, "/var/run/postgresql", "rw"), (order.config, _CONFIG, "ro")),
+            binds=((order.data, _DATA, "rw"), (order.run, SOCKET, "rw"), (order.config, _CONFIG, "ro")),
             tmpfs=("/tmp",),  # noqa: S108 - the container's own
-            uid=_UID,
-            gid=_UID,
+            uid=UID,
+            gid=UID,
             stop_signal="SIGINT",
             stop_seconds=60,
             shm_bytes=max(256 * 1024 * 1024, order.memory_bytes // 4),
@@ -101,8 +102,9 @@ class PostgresDriver(Accounts):
 
     async def after_first_start(self, session: Session) -> None:
         await session.execute(f"ALTER ROLE {identifier(SUPERUSER)} PASSWORD NULL")
-        for database in ("postgres", "template1"):
-            await session.execute(f"REVOKE ALL ON DATABASE {identifier(database)} FROM PUBLIC")
+        # not all of them need be in a restored one: a tenant with root may have dropped what it pleased
+        for row in await session.fetch("SELECT datname FROM pg_database WHERE datname IN ('postgres', 'template1')"):
+            await session.execute(f"REVOKE ALL ON DATABASE {identifier(row['datname'])} FROM PUBLIC")
 
 
 async def _size(session: PostgresSession) -> float:

@@ -13,6 +13,8 @@ from coffer_shared.datastore import EngineError, Order
 from coffer_shared.messages import Failure
 
 SUPERUSER = "postgres"
+BACKUP_USER = "coffer_backup"
+"""Whom the backup container is to the server: it replicates and does nothing else."""
 _CONNECT_SECONDS = 5.0
 _NAME_BYTES = 63
 

@@ -10,12 +10,17 @@ from coffer_shared.datastore import Datastore, Feature
 # Coffer's own roles (coffer_) use. A slash cannot travel in the API's paths.
 _NAME = r"(?!\s)[^\x00-\x1f\x7f-\x9f\ud800-\udfff/\\]+(?<!\s)"
 
+UID = 999
+"""Of the server in its container, and of its group."""
+SOCKET = "/var/run/postgresql"
+"""The directory of the server's socket, as containers see it."""
+
 DATASTORE = Datastore(
     name="postgresql",
     port=5432,
     default_version="17",
     versions=("17",),
-    features=frozenset({Feature.DATABASES, Feature.USERS, Feature.ROOT}),
+    features=frozenset({Feature.DATABASES, Feature.USERS, Feature.ROOT, Feature.BACKUP}),
     reserved_users=frozenset({"postgres", "root", "public", "none", "current_user", "session_user", "current_role"}),
     reserved_databases=frozenset({"postgres", "template0", "template1"}),
     max_user_length=63,

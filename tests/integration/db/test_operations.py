@@ -77,6 +77,21 @@ async def test_operations_that_are_not_lifecycle_queue_behind_it(db: Database, f
     assert await claim(db, "w", 30) is None
 
 
+async def test_nothing_waits_for_one_that_runs_beside(db: Database, file: FileOperation) -> None:
+    """A backup waits for what was filed before it; users that are made afterwards do not wait for the backup."""
+    before = await file(kind="create_users", lifecycle=False)
+    backup = await file(kind="create_backup", beside=True)
+    after = await file(kind="create_users", lifecycle=False)
+    first = await claimed(db)
+    assert first.id == before
+    assert await claim(db, "w", 30) is None
+    await save(db, first.id, first.token, turned(OperationState.SUCCEEDED))
+    assert [(await claimed(db)).id, (await claimed(db)).id] == [backup, after]
+    assert await claim(db, "w", 30) is None
+    with pytest.raises(Busy):
+        await file(kind="restart_instance")
+
+
 async def test_the_same_idempotency_key_replays_or_is_refused(db: Database, file: FileOperation, instance: str) -> None:
     operation = await file(idempotency_key="k", request_hash="h")
     with pytest.raises(Replayed) as replayed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from coffer_datastores.postgresql.accounts import _owner_name
 from coffer_datastores.postgresql.configuration import files
 from coffer_datastores.postgresql.scram import _prepared, verifier
-from coffer_datastores.postgresql.session import identifier, literal
+from coffer_datastores.postgresql.session import BACKUP_USER, identifier, literal
 from coffer_datastores.postgresql.spec import DATASTORE
 from coffer_shared.datastore import EngineError, Order
 
@@ -110,6 +111,25 @@ def test_its_buffers_fit_into_the_flavor(mib: int) -> None:
     size = {name: int(value.removesuffix("MB")) for name, value in found.items() if value.endswith("MB")}
     assert size["shared_buffers"] <= mib // 2
     assert size["shared_buffers"] + size["maintenance_work_mem"] + 100 * size["work_mem"] // 4 < 1.1 * mib
+
+
+@pytest.mark.parametrize(("gib", "mib"), [(0, 1024), (1, 256), (8, 2048), (1000, 256_000)])
+def test_a_slot_keeps_at_most_a_quarter_of_the_volume(gib: int, mib: int) -> None:
+    assert settings(replace(order(), volume_bytes=gib << 30))["max_slot_wal_keep_size"] == f"{mib}MB"
+
+
+def test_the_backup_user_comes_in_to_replicate_over_the_socket_and_in_no_other_way() -> None:
+    (hba,) = (file.content for file in files(order(), "/etc/postgresql") if file.path.endswith("pg_hba.conf"))
+    lines = [line.split() for line in hba.splitlines()]
+    assert [line for line in lines if BACKUP_USER in line] == [
+        ["local", "replication", BACKUP_USER, "peer", "map=coffer"],
+        ["host", "all", BACKUP_USER, "all", "reject"],
+    ]
+    first = next(n for n, line in enumerate(lines) if line[:3] == ["local", "all", "all"])
+    assert lines[first][-1] == "reject"
+    assert lines.index(["host", "replication", "all", "all", "reject"]) < lines.index(
+        ["host", "all", "all", "all", "scram-sha-256"]
+    )
 
 
 def test_nobody_is_trusted() -> None:

@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from coffer_db.roles import scram_verifier
-from coffer_db.secrets import BadSecret, MasterKey, MasterPublicKey
+from coffer_db.secrets import BadSecret, MasterKey, MasterPublicKey, ProjectKey
 from coffer_shared.errors import Refused
 
 KEY = MasterKey.generate()
@@ -61,3 +61,23 @@ def test_a_scram_verifier_is_what_the_standard_computes() -> None:
 def test_passwords_that_need_normalising_are_refused(bad: str) -> None:
     with pytest.raises(Refused):
         scram_verifier(bad)
+
+
+def test_a_data_key_opens_under_its_own_project_key_and_context_only() -> None:
+    master = MasterKey.generate()
+    wrapped = ProjectKey.new("p1", master.public)
+    key = ProjectKey.opened("p1", wrapped, master)
+    blob = key.wrap("backup/1", b"k" * 32)
+    assert key.unwrap("backup/1", blob) == b"k" * 32
+    assert b"k" * 32 not in blob
+    for other, context, given in (
+        (key, "backup/2", blob),
+        (key, "backup/1", blob[:-1] + bytes([blob[-1] ^ 1])),
+        (key, "backup/1", b"\x02" + blob[1:]),
+        (key, "backup/1", b"\x01"),
+        (ProjectKey.opened("p1", ProjectKey.new("p1", master.public), master), "backup/1", blob),
+    ):
+        with pytest.raises(BadSecret):
+            other.unwrap(context, given)
+    with pytest.raises(BadSecret):
+        ProjectKey.opened("p2", wrapped, master)
