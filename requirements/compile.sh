@@ -1,5 +1,5 @@
 #!/bin/sh
-# Write the hashed requirement files anew from the three distributions and dev.in; --upgrade takes the newest versions.
+# Write the hashed requirement files anew from the three distributions, backup.in and dev.in; --upgrade takes the newest versions.
 # They name no index: pip takes that from the settings of the machine it runs on.
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,4 +13,5 @@ compile() {
 }
 compile services.txt "$@" services/pyproject.toml
 compile guest.txt "$@" guest/pyproject.toml
+compile backup.txt "$@" requirements/backup.in -c requirements/guest.txt
 compile dev.txt "$@" services/pyproject.toml guest/pyproject.toml requirements/dev.in
