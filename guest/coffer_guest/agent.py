@@ -11,8 +11,10 @@ from coffer_guest.clock import Clock
 from coffer_guest.commands import COMMANDS, QUERIES
 from coffer_guest.enrolment import ensure_enrolled
 from coffer_guest.firewall import valid_cidrs
+from coffer_guest.grants import Grants
 from coffer_guest.journal import Journal
 from coffer_guest.keeping import Keeper
+from coffer_guest.leftovers import tidy
 from coffer_guest.machine import Machine
 from coffer_guest.options import Options
 from coffer_guest.reception import Reception
@@ -77,11 +79,6 @@ class Agent:
         self._keeper = Keeper(
             state, home, identity, self._trust, clock, self._on_desired, sync_seconds=options.sync_seconds
         )
-        self._work = Work(journal, machine, clock, COMMANDS, self.changed)
-        self._events = Events(home.instance, journal, self._trust)
-        self._heartbeats = Heartbeats(
-            home.instance, machine, self._trust, clock, lambda: self._work.running, every=options.heartbeat_seconds
-        )
         self._link = Link(
             home.nats_urls,
             lambda: self._keeper.identity.credentials,
@@ -89,6 +86,12 @@ class Agent:
             tls=tls_context(home.ca) if home.ca else None,
             inbox=subjects.guest_inbox(home.instance),
             backoff=backoff,
+        )
+        grants = Grants(home.instance, self._trust, self._link)
+        self._work = Work(journal, machine, clock, COMMANDS, self.changed, grants.renew)
+        self._events = Events(home.instance, journal, self._trust)
+        self._heartbeats = Heartbeats(
+            home.instance, machine, self._trust, clock, lambda: self._work.running, every=options.heartbeat_seconds
         )
 
     def changed(self) -> None:
@@ -98,6 +101,7 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         await self._machine.load(self._home.instance)
         await self._work.load()
+        await self._machine.keep_storage_open(self._work.running)
         floor = await self._journal.floor()
         reception = Reception(self._trust, self._work, self._machine, self._keeper, QUERIES, self._clock, floor=floor)
         await self._link.subscribe(
@@ -143,11 +147,13 @@ class Agent:
     async def _bring_up_and_keep_up(self) -> None:
         """What was prepared runs again without being asked; what a command left down comes back when none runs."""
         await self._bring_up()
+        await self._tidy()
         await self._work.resume()
         while True:
             await asyncio.sleep(_KEEP_UP_SECONDS)
-            if self._machine.is_down and not self._work.running:
+            if self._machine.is_down and not self._work.changes_machine:
                 await self._bring_up()
+            await self._tidy()
 
     async def _bring_up(self) -> None:
         try:
@@ -158,6 +164,9 @@ class Agent:
             self._heartbeats.trouble = str(error) or type(error).__name__
             _log.warning("the machine did not come up", reason=self._heartbeats.trouble)
         self.changed()
+
+    async def _tidy(self) -> None:
+        await _guarded("tidying up after jobs", lambda: tidy(self._machine, lambda: self._work.running))
 
     async def _on_up(self) -> None:
         self._journal.pending.set()
@@ -177,5 +186,5 @@ class Agent:
 async def _guarded(what: str, action: Callable[[], Awaitable[None]]) -> None:
     try:
         await action()
-    except Exception:  # noqa: BLE001 - the rest of the shutdown must go on
+    except Exception:  # noqa: BLE001 - what comes after it must go on
         _log.exception("failed", what=what)

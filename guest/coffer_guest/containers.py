@@ -1,12 +1,10 @@
-"""The database container: its image, its life, what Docker says of it. All of Docker that the agent uses is here."""
+"""The database container: its image, its making, what happens to it. The agent's one connection to Docker is here."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import aiodocker
@@ -14,6 +12,8 @@ import aiohttp
 import msgspec
 from aiodocker.exceptions import DockerError
 
+from coffer_guest.container import MIB, REQUEST_SECONDS, ROLE, SPEC, Container, hardened
+from coffer_guest.oneshot import OPERATION, OneShot
 from coffer_shared import log
 from coffer_shared.datastore import ContainerSpec
 from coffer_shared.errors import GiveUp
@@ -21,34 +21,15 @@ from coffer_shared.messages import Failure
 
 _log = log.get(__name__)
 
-ROLE = "coffer.role"
-_SPEC = "coffer.spec"
-_MIB = 1024 * 1024
-_REQUEST_SECONDS = 30.0
-
 Progress: TypeAlias = Callable[[int, str], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What Docker says of the container. `restarts` counts those by Docker's own policy since the last start."""
-
-    exists: bool = False
-    running: bool = False
-    status: str = ""
-    started_at: float = 0.0
-    exit_code: int = 0
-    out_of_memory: bool = False
-    restarts: int = 0
-    spec: str = ""
-
-
-class Containers:
+class Containers(Container):
     """One container, called `name`. GiveUp where Docker refuses; DockerError and OSError where it does not answer."""
 
     def __init__(self, socket: str, *, name: str = "database", username: str = "", password: str = "") -> None:
-        self._docker = aiodocker.Docker(url=f"unix://{socket}", timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS))
-        self._name = name
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        super().__init__(aiodocker.Docker(url=f"unix://{socket}", timeout=timeout), name)
         self._auth = (username, password)
 
     async def ready(self, seconds: float) -> None:
@@ -75,7 +56,7 @@ class Containers:
                 if line.get("status") == "Downloading" and detail.get("total"):
                     layers[line["id"]] = (detail["current"], detail["total"])
                     done, total = (sum(column) for column in zip(*layers.values(), strict=True))
-                    await progress(100 * done // total, f"pulling the image: {done // _MIB} of {total // _MIB} MiB")
+                    await progress(100 * done // total, f"pulling the image: {done // MIB} of {total // MIB} MiB")
         except DockerError as error:
             raise GiveUp(Failure.IMAGE, f"{image}: {error.message}") from error
         if not await self._has(image):
@@ -85,7 +66,7 @@ class Containers:
         """Make the container as specified; one that differs is replaced. Whether it was made now."""
         config = configuration(spec, memory_bytes=memory_bytes)
         seen = await self.look()
-        if seen.exists and seen.spec == config["Labels"][_SPEC]:
+        if seen.exists and seen.spec == config["Labels"][SPEC]:
             return False
         if seen.exists:
             await self.stop(spec.stop_seconds)
@@ -95,47 +76,6 @@ class Containers:
         except DockerError as error:
             raise GiveUp(Failure.ENGINE, f"making the container: {error.message}") from error
         return True
-
-    async def start(self) -> None:
-        try:
-            await self._container.start()
-        except DockerError as error:
-            raise GiveUp(Failure.ENGINE, f"starting the container: {error.message}") from error
-
-    async def stop(self, seconds: int) -> None:
-        """Cleanly, with that much time; then it is killed. Nothing happens when it does not run."""
-        limit = aiohttp.ClientTimeout(total=seconds + _REQUEST_SECONDS)
-        try:
-            await self._container.stop(t=seconds, timeout=limit)
-        except DockerError as error:
-            if error.status not in {304, 404}:
-                raise GiveUp(Failure.ENGINE, f"stopping the container: {error.message}") from error
-
-    async def remove(self) -> None:
-        try:
-            await self._container.delete(force=True, v=True)
-        except DockerError as error:
-            if error.status != 404:
-                raise
-
-    async def look(self) -> Seen:
-        try:
-            shown = await self._container.show()
-        except DockerError as error:
-            if error.status == 404:
-                return Seen()
-            raise
-        state = shown["State"]
-        return Seen(
-            exists=True,
-            running=bool(state["Running"]) and not state["Restarting"],
-            status=state["Status"],
-            started_at=_unix(state["StartedAt"]),
-            exit_code=state["ExitCode"],
-            out_of_memory=state["OOMKilled"],
-            restarts=shown["RestartCount"],
-            spec=(shown["Config"]["Labels"] or {}).get(_SPEC, ""),
-        )
 
     async def last_words(self, lines: int = 20) -> str:
         """The end of its log, for the text of a failure."""
@@ -160,12 +100,17 @@ class Containers:
             if not reader.cancelled() and reader.exception() is not None:
                 _log.debug("docker events ended", reason=str(reader.exception()))
 
+    def one_shot(self, role: str, operation: str) -> OneShot:
+        return OneShot(self._docker, role, operation)
+
+    async def one_shots(self) -> list[OneShot]:
+        """All that are here, running or not."""
+        filters = msgspec.json.encode({"label": [OPERATION, ROLE]}).decode()
+        found = [listed["Labels"] for listed in await self._docker.containers.list(all=True, filters=filters)]
+        return [self.one_shot(labels[ROLE], labels[OPERATION]) for labels in found]
+
     async def close(self) -> None:
         await self._docker.close()
-
-    @property
-    def _container(self) -> Any:
-        return self._docker.containers.container(self._name)
 
     async def _has(self, image: str) -> bool:
         try:
@@ -184,47 +129,18 @@ class Containers:
 
 
 def configuration(spec: ContainerSpec, *, memory_bytes: int) -> dict[str, Any]:
-    """Docker's form of a spec, with what every container gets: no capabilities, a read-only root, capped logs."""
-    tmpfs = f"rw,noexec,nosuid,nodev,mode=1777,uid={spec.uid},gid={spec.gid}"
-    config: dict[str, Any] = {
-        "Image": spec.image,
-        "Cmd": list(spec.command),
-        "Env": [f"{name}={value}" for name, value in sorted(spec.environment.items())],
-        "User": f"{spec.uid}:{spec.gid}",
-        "StopSignal": spec.stop_signal,
-        "StopTimeout": spec.stop_seconds,
-        "HostConfig": {
-            "NetworkMode": "host",
-            "ReadonlyRootfs": True,
-            "CapDrop": ["ALL"],
-            "SecurityOpt": ["no-new-privileges"],
-            "RestartPolicy": {"Name": "unless-stopped"},
-            # Not Binds: those make a missing source, and an engine would start on an empty directory.
-            "Mounts": [
-                {"Type": "bind", "Source": source, "Target": target, "ReadOnly": mode == "ro"}
-                for source, target, mode in spec.binds
-            ],
-            "Tmpfs": dict.fromkeys(spec.tmpfs, tmpfs),
-            "ShmSize": spec.shm_bytes or 64 * _MIB,
-            "Memory": engine_memory(memory_bytes),
-            "MemorySwap": engine_memory(memory_bytes),
-            "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
-        },
+    """The database's container comes back by itself after a crash; its log is capped."""
+    config = hardened(spec, gid=spec.gid, memory_bytes=engine_memory(memory_bytes))
+    config["HostConfig"] |= {
+        "RestartPolicy": {"Name": "unless-stopped"},
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
     }
     digest = hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
-    config["Labels"] = {ROLE: "database", _SPEC: digest}
+    config["Labels"] = {ROLE: "database", SPEC: digest}
     return config
 
 
 def engine_memory(flavor_bytes: int) -> int:
     """The flavor's memory without what dockerd and the agent need beside the engine."""
-    reserve = min(256 * _MIB, max(96 * _MIB, flavor_bytes // 10))
+    reserve = min(256 * MIB, max(96 * MIB, flavor_bytes // 10))
     return max(flavor_bytes - reserve, flavor_bytes // 2)
-
-
-def _unix(text: str) -> float:
-    """Docker's times have nanoseconds, which Python's do not take."""
-    if text.startswith("0001"):
-        return 0.0
-    head, _, fraction = text.removesuffix("Z").partition(".")
-    return dt.datetime.fromisoformat(f"{head}.{fraction[:6]:0<6}+00:00").timestamp()

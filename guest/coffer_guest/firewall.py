@@ -5,6 +5,9 @@ network, of the cloud's metadata service, of Docker's DNS, or of the host behind
 the management network nothing comes in but answers. From the tenant network only the engine's port is open, to the
 allowed CIDRs and to that network's gateway, behind which the host's own forwarder stands.
 
+A backup runs under the engine's uid, since that is who the engine's socket lets in, and under a group of its own. While
+it runs, that group reaches Docker's DNS and the object store's port, and nothing of what the engine reaches.
+
 Interfaces are found by their addresses: names follow no order. Other tables are never touched, since Docker keeps
 its DNS rules in one.
 """
@@ -25,6 +28,11 @@ from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Failure
 
 _log = log.get(__name__)
+
+STORAGE_GID = 998
+"""The group of what may reach the object store. No engine's process has it or can take it."""
+_NAMES = "ip daddr 127.0.0.11 meta l4proto { tcp, udp } ct original proto-dst 53 accept"
+"""Docker's DNS; its own rules lead port 53 to another one before these see it."""
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -53,6 +61,8 @@ class Rules:
     engine_uid: int = 999
     gateway: str = ""
     """The tenant network's, if it is known; otherwise the routes are asked, and at last its first address is taken."""
+    storage_port: int = 0
+    """The object store's, while a backup or a restore runs; 0: closed."""
 
 
 class Firewall:
@@ -70,7 +80,13 @@ class Firewall:
             if outcome.code:
                 raise GiveUp(Failure.INTERNAL, f"firewall: {outcome.err}")
             self._applied = script
-        _log.info("firewall applied", listen=rules.listen, port=rules.port, allowed=rules.allowed)
+        _log.info(
+            "firewall applied",
+            listen=rules.listen,
+            port=rules.port,
+            allowed=rules.allowed,
+            storage_port=rules.storage_port,
+        )
 
 
 def valid_cidrs(texts: Iterable[str]) -> tuple[str, ...]:
@@ -107,7 +123,24 @@ def render(rules: Rules, interfaces: Sequence[Interface], gateways: Sequence[tup
         f"oifname {_set(names, quote=True)} {family} daddr {_set(to)} accept"
         for family, to in _by_family(tuple(sorted({str(interface.network) for interface in tenant})))
     ]
-    return _TABLE.format(uid=rules.engine_uid, inward=_lines(inward), outward=_lines(outward))
+    networks = (str(interface.network) for interface in tenant)
+    everywhere = (*hosts, *networks, *(interface.address for interface in interfaces))
+    return _TABLE.format(
+        uid=rules.engine_uid,
+        gid=STORAGE_GID,
+        inward=_lines(inward),
+        outward=_lines(outward),
+        storage=_lines(_storage(rules.storage_port, everywhere)),
+    )
+
+
+def _storage(port: int, near: Sequence[str]) -> list[str]:
+    """Where exactly the object store is, DNS knows; `near` is where it never is: the machine itself and its tenant."""
+    if not port:
+        return []
+    never = ("127.0.0.0/8", "169.254.0.0/16", "::1", "fe80::/10", *near)
+    refused = [f"{family} daddr {_set(to)} reject" for family, to in _by_family(sorted(never))]
+    return ["ct state established,related accept", _NAMES, *refused, f"tcp dport {port} accept"]
 
 
 _TABLE = """\
@@ -125,7 +158,12 @@ table inet coffer {{
     }}
     chain outward {{
         type filter hook output priority filter; policy accept;
+        meta skuid {uid} meta skgid {gid} jump storage
         meta skuid {uid} jump engine
+    }}
+    chain storage {{
+{storage}
+        reject
     }}
     chain engine {{
         ip daddr {{ 127.0.0.11, 169.254.0.0/16 }} reject

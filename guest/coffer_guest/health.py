@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 import aiohttp
 from aiodocker.exceptions import DockerError
 
-from coffer_guest.containers import Containers, Seen
+from coffer_guest.container import Seen
+from coffer_guest.containers import Containers
 from coffer_shared import log
 from coffer_shared.datastore import Driver, EngineError, Health, Order, Session
 from coffer_shared.messages import Engine

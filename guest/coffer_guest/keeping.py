@@ -9,13 +9,14 @@ from random import SystemRandom
 import msgspec
 
 from coffer_guest import __version__
+from coffer_guest.asking import ask_provisioner
 from coffer_guest.clock import Clock
 from coffer_guest.enrolment import new_identity
 from coffer_guest.renewal import re_issue
 from coffer_guest.state import Home, Identity, State
-from coffer_guest.trust import PROVISIONER, Trust
-from coffer_shared import jwt, log, subjects
-from coffer_shared.bus import Backoff, Link, ask_sealed
+from coffer_guest.trust import Trust
+from coffer_shared import jwt, log
+from coffer_shared.bus import Backoff, Link
 from coffer_shared.errors import CofferError, GiveUp, TryAgain
 from coffer_shared.messages import (
     Credential,
@@ -26,18 +27,14 @@ from coffer_shared.messages import (
     RequestAnswer,
     Rotate,
     Sync,
-    decode_request_answer,
-    encode,
 )
 from coffer_shared.nkeys import NKey
-from coffer_shared.seal import Kind
 
 _log = log.get(__name__)
 _random = SystemRandom()
 
 _DAY = 86400.0
 _ROTATE_DAYS = 30.0
-_ANSWER_SECONDS = 10.0
 _LOOK_SECONDS = 60.0
 """The longest pause before the clock is looked at again: a machine may be suspended."""
 _OFFLINE_LOOK_SECONDS = 2.0
@@ -168,16 +165,7 @@ class Keeper:
         await self._trust.learn(keyset)
 
     async def _ask(self, link: Link, request: Request) -> RequestAnswer:
-        peer = self._trust.peer(PROVISIONER)
-        subject = subjects.request(self._home.instance)
-        raw = await ask_sealed(
-            link, peer, Kind.REQUEST, subject, encode(request), answer=Kind.RESPONSE, timeout=_ANSWER_SECONDS
-        )
-        try:
-            answer: RequestAnswer = decode_request_answer(raw)
-        except msgspec.DecodeError as error:
-            raise TryAgain("the answer cannot be read") from error
-        return answer
+        return await ask_provisioner(link, self._trust, self._home.instance, request)
 
 
 def _credential(answer: RequestAnswer, public: str) -> Credential:

@@ -6,7 +6,8 @@ import asyncio
 import os
 import shutil
 import time
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 import msgspec
@@ -14,11 +15,14 @@ import msgspec
 import coffer_datastores
 from coffer_guest.containers import Containers, Progress
 from coffer_guest.firewall import Firewall, Rules
+from coffer_guest.grants import storage_port
 from coffer_guest.health import Monitor
+from coffer_guest.jobs import Jobs
 from coffer_guest.options import Options
 from coffer_guest.state import Prepared, State
 from coffer_guest.volume import Volume
 from coffer_shared import log
+from coffer_shared.backups import Grant
 from coffer_shared.datastore import ContainerSpec, Driver, File, Order, Session
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Engine, Failure
@@ -40,22 +44,39 @@ class Machine:
         self.volume = volume
         self.firewall = firewall
         self.monitor = Monitor(containers, every=options.health_seconds)
+        self.jobs = Jobs(options.jobs_dir)
         self.busy = asyncio.Lock()
         """Held by whatever changes the machine: one command, or coming up after a restart."""
+        self.untidy = True
+        """There may be leftovers of jobs: see `leftovers`."""
+        self.begun_backups: dict[str, str] = {}
+        """Operation to backup: the engine was made ready for it, and that was not taken back yet. Read only."""
         self._instance = ""
         self._prepared: Prepared | None = None
+        self._storage: dict[str, int] = {}
+        self._writing = asyncio.Lock()
 
     # --- what is recorded ---
 
     async def load(self, instance: str) -> None:
         self._instance = instance
         self._prepared = await self.state.prepared()
+        self.begun_backups = await self.state.begun_backups()
 
     async def record(self, prepared: Prepared) -> None:
-        """In memory at once, so that two who change parts of it without waiting in between lose nothing."""
-        clean = msgspec.structs.replace(prepared.order, databases=[], users=[])
+        """In memory at once, so that two who change parts of it without waiting in between lose nothing.
+
+        Without what is secret in the order: passwords, and a backup's key and grant.
+        """
+        clean = msgspec.structs.replace(prepared.order, databases=[], users=[], restore=None)
         self._prepared = msgspec.structs.replace(prepared, order=clean)
         await self.state.set_prepared(self._prepared)
+
+    async def set_begun_backup(self, operation: str, backup: str = "") -> None:
+        """Before the engine is made ready; without a backup, after that was taken back."""
+        others = {known: of for known, of in self.begun_backups.items() if known != operation}
+        self.begun_backups = others | ({operation: backup} if backup else {})
+        await self.state.set_begun_backups(self.begun_backups)
 
     @property
     def prepared(self) -> Prepared:
@@ -84,6 +105,7 @@ class Machine:
             port=wanted.port,
             memory_bytes=wanted.memory_bytes,
             vcpus=wanted.vcpus,
+            volume_bytes=wanted.volume_bytes,
         )
 
     @property
@@ -130,16 +152,22 @@ class Machine:
         if not seen.running:
             # A socket or lock file of a former life may name a process id that another process has now.
             await asyncio.to_thread(_fresh_run_directory, self.order, spec)
-        await asyncio.to_thread(_write_files, self.order, spec)
+        await self.write_files()
         await self.containers.ensure(spec, memory_bytes=self.order.memory_bytes)
         self.monitor.on_purpose = False
         await self.monitor.watch(self.driver, self.order)
         await self.containers.start()
 
-    async def forget_unfinished_engine(self) -> None:
-        """A database whose making was cut short, unless it still goes on. It never held anything of anybody."""
+    async def write_files(self) -> None:
+        """The engine's configuration as this release has it; what runs may have been started by an older one."""
+        async with self._writing:
+            await asyncio.to_thread(_write_files, self.order, self.spec)
+
+    async def forget_unfinished_engine(self, *, running: bool = False) -> None:
+        """A database whose making was cut short, unless it still goes on, or even then if it is `running`. It never
+        held anything of anybody."""
         await self.containers.ready(_DOCKER_SECONDS)
-        if self.prepared.complete or (await self.containers.look()).running:
+        if self.prepared.complete or ((await self.containers.look()).running and not running):
             return
         await self.containers.remove()
         await asyncio.to_thread(shutil.rmtree, self.order.data, ignore_errors=True)
@@ -155,13 +183,18 @@ class Machine:
         if self._prepared is not None:
             await self.stop_engine()
 
-    async def wait_healthy(self) -> None:
-        """GiveUp(engine) with the engine's last words when it keeps ending. The caller bounds the time."""
+    async def wait_healthy(self, tell: Callable[[str], Awaitable[None]] | None = None) -> None:
+        """GiveUp(engine) with the engine's last words when it keeps ending. The caller bounds the time.
+
+        `tell` is awaited again and again with what keeps it, in the engine's words.
+        """
         try:
             while True:
                 facts = await self.monitor.check()
                 if facts.engine is Engine.HEALTHY:
                     return
+                if tell is not None and facts.detail:
+                    await tell(facts.detail)
                 if facts.engine in {Engine.CRASHED, Engine.ABSENT}:
                     await self._refuse_crash_loop(facts.engine)
                 await asyncio.sleep(_POLL_SECONDS)
@@ -197,8 +230,38 @@ class Machine:
                 tuple(order.allowed_cidrs),
                 engine_uid=self.spec.uid,
                 gateway=self.options.tenant_gateway,
+                storage_port=self._storage_port,
             )
         )
+
+    async def open_storage(self, operation: str, grant: Grant) -> None:
+        """For the container of that operation, until `close_storage`. GiveUp if the grant names no port."""
+        before = self._storage_port
+        self._storage[operation] = storage_port(grant)
+        if self._storage_port != before:
+            await self.apply_firewall()
+
+    async def close_storage(self, operation: str) -> None:
+        if self._storage.pop(operation, None) is not None:
+            await self.apply_firewall()
+
+    async def keep_storage_open(self, operations: Iterable[str]) -> None:
+        """Before the first `boot`: a container that outlived the agent must not lose its way for a moment."""
+        for operation in operations:
+            with suppress(GiveUp):
+                grant = await self.jobs.of(operation).grant()
+                if grant is not None:
+                    self._storage[operation] = storage_port(grant)
+
+    @property
+    def storage_open_for(self) -> list[str]:
+        """Operations."""
+        return list(self._storage)
+
+    @property
+    def _storage_port(self) -> int:
+        """One at a time: there is one object store."""
+        return next(reversed(self._storage.values()), 0)
 
     async def close(self) -> None:
         await self.monitor.close()

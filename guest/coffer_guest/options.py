@@ -11,6 +11,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: str = "/var/lib/coffer"
     user_data: str = "/etc/coffer/user-data.json"
     docker_socket: str = "/run/docker.sock"
+    jobs_dir: str = "/run/coffer/jobs"
+    """Where backups and restores are told what to do, keys included: never on a disk."""
     data_dir: str = "/data"
     """Where the data volume is mounted."""
     volume_file: str = "/volume/disk.img"
@@ -37,6 +39,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """On the volume, never the mount point itself: where nothing is mounted it does not exist, and the container
         then does not start rather than start on an empty directory."""
         return f"{self.data_dir}/engine"
+
+    @property
+    def restoring(self) -> str:
+        """Beside the engine's data, so that it can take that place by being renamed."""
+        return f"{self.data_dir}/restoring"
 
     @property
     def engine_config(self) -> str:

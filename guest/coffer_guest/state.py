@@ -108,6 +108,15 @@ class State:
     async def set_prepared(self, prepared: Prepared) -> None:
         await self._save("prepared", prepared)
 
+    async def begun_backups(self) -> dict[str, str]:
+        """Operation to backup: the engine was made ready for it, and that was not taken back yet."""
+        raw = await self._store.read(lambda db: _get(db, "begun_backups"))
+        return {} if raw is None else msgspec.json.decode(raw, type=dict[str, str])
+
+    async def set_begun_backups(self, begun: dict[str, str]) -> None:
+        raw = msgspec.json.encode(begun)
+        await self._store.write(lambda db: _put(db, "begun_backups", raw))
+
     async def number(self, name: str) -> float:
         raw = await self._store.read(lambda db: _get(db, name))
         return float(raw) if raw is not None else 0.0

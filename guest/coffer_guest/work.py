@@ -1,10 +1,15 @@
-"""Running commands: one at a time, each operation once, journaled before it is accepted, resumed after a restart."""
+"""Running commands: each operation once, journaled before it is accepted, resumed after a restart.
+
+One at a time changes the machine. One more may run beside it, of a kind that does not.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 
 import aiohttp
 import msgspec
@@ -16,6 +21,7 @@ from coffer_guest.commands.context import Context
 from coffer_guest.journal import Entry, Journal
 from coffer_guest.machine import Machine
 from coffer_shared import log
+from coffer_shared.backups import Grant
 from coffer_shared.datastore import EngineError
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Accepted, Cancel, CommandAnswer, Failure, Refused, Start
@@ -23,10 +29,31 @@ from coffer_shared.messages import Accepted, Cancel, CommandAnswer, Failure, Ref
 _log = log.get(__name__)
 
 _PROGRESS_SECONDS = 0.5
+_TEXT_SECONDS = 10.0
+"""Between two events that differ in their text only: a long job tells its bytes, and each event is written to disk."""
 _ON_REQUEST = "cancelled on request"
 
 
+class _Lane:
+    """One command at a time. What a restart interrupted goes first, so while any of that waits no other is taken."""
+
+    def __init__(self) -> None:
+        self.entry: Entry | None = None
+        self.backlog: list[Entry] = []
+        self.task: asyncio.Task[None] | None = None
+        self.cancelled = False
+        """On request."""
+        self.settled = False
+        """How it ended is known, and only has to be written down."""
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [*([self.entry] if self.entry else []), *self.backlog]
+
+
 class Work:
+    """Two lanes: commands that change the machine, and those that run beside them (`Command.beside`)."""
+
     def __init__(
         self,
         journal: Journal,
@@ -34,24 +61,29 @@ class Work:
         clock: Clock,
         commands: Mapping[str, Command],
         changed: Callable[[], None],
+        renew_grant: Callable[[str], Awaitable[Grant]],
     ) -> None:
-        """`changed` is called when a command begins or ends."""
+        """`changed` is called when a command begins or ends; `renew_grant` gets an operation's id."""
         self._journal = journal
         self._machine = machine
         self._clock = clock
         self._commands = commands
         self._changed = changed
-        self._entry: Entry | None = None
-        self._backlog: list[Entry] = []
-        self._task: asyncio.Task[None] | None = None
-        self._cancelled = False
+        self._renew_grant = renew_grant
+        self._main, self._beside = _Lane(), _Lane()
+        self._resuming: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._closed = False
 
     @property
     def running(self) -> list[str]:
         """Operation ids, those that wait to be resumed too."""
-        return [entry.op for entry in ([self._entry] if self._entry else []) + self._backlog]
+        return [entry.op for lane in self._lanes for entry in lane.entries]
+
+    @property
+    def changes_machine(self) -> bool:
+        """Whether one of those runs, or waits to be resumed, that change the machine."""
+        return bool(self._main.entries)
 
     async def start(self, command: Start, floor: int) -> CommandAnswer:
         """`floor` is written down with the command: see `coffer_shared.replay`."""
@@ -70,44 +102,65 @@ class Work:
     async def cancel(self, command: Cancel, floor: int) -> CommandAnswer:
         """Accepted also when it has ended meanwhile: its ending is reported either way."""
         await self._journal.raise_floor(floor)
-        if self._entry is not None and self._entry.op == command.op and self._task is not None:
-            self._cancelled = True
-            self._task.cancel()
-            return Accepted()
-        for entry in self._backlog:
-            if entry.op == command.op:
-                self._backlog.remove(entry)
-                await self._journal.finish(entry.op, "cancelled", {}, Failure.CANCELLED, _ON_REQUEST, self._clock.now())
+        for lane in self._lanes:
+            if lane.entry is not None and lane.entry.op == command.op and lane.task is not None:
+                if not lane.cancelled and not lane.settled:  # it is not disturbed in clearing up
+                    lane.cancelled = True
+                    lane.task.cancel()
                 return Accepted()
+            for entry in lane.backlog:
+                if entry.op == command.op:
+                    await self._drop(lane, entry)
+                    return Accepted()
         if await self._journal.state_of(command.op) is None:
             return Refused(code=Failure.NOT_FOUND, text="no such operation here")
         return Accepted()
 
     async def load(self) -> None:
         """Before any command comes in: what the last run of the agent left unfinished goes first."""
-        self._backlog = await self._journal.running()
+        for entry in await self._journal.running():
+            self._lane(entry.kind).backlog.append(entry)
 
     async def resume(self) -> None:
-        """Take that up, one after the other."""
-        while self._backlog and not self._closed:
-            entry = self._backlog.pop(0)
-            _log.info("resuming", operation=entry.op, kind=entry.kind)
-            self._launch(entry, resumed=True)
-            if self._task is not None:
-                await asyncio.wait({self._task})
+        """Take that up, one after the other in each lane. Until those that change the machine are done."""
+        self._resuming = asyncio.create_task(self._take_up(self._beside))
+        await self._take_up(self._main)
 
     async def close(self) -> None:
         """Interrupt what runs; it stays in the journal as running, and the next start of the agent resumes it."""
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        tasks = [lane.task for lane in self._lanes if lane.task is not None]
+        for task in tasks:
+            task.cancel()
+        tasks += [self._resuming] if self._resuming is not None else []
+        if tasks:
+            await asyncio.wait(tasks)
+
+    @property
+    def _lanes(self) -> tuple[_Lane, _Lane]:
+        return self._main, self._beside
+
+    def _lane(self, kind: str) -> _Lane:
+        known = self._commands.get(kind)
+        return self._beside if known is not None and known.beside else self._main
+
+    async def _take_up(self, lane: _Lane) -> None:
+        while lane.backlog and not self._closed:
+            entry = lane.backlog.pop(0)
+            _log.info("resuming", operation=entry.op, kind=entry.kind)
+            await asyncio.wait({self._launch(entry, resumed=True)})
+
+    async def _drop(self, lane: _Lane, entry: Entry) -> None:
+        """One that waits to be resumed will not be. What it began stays behind."""
+        lane.backlog.remove(entry)
+        self._machine.untidy = True
+        await self._journal.finish(entry.op, "cancelled", {}, Failure.CANCELLED, _ON_REQUEST, self._clock.now())
 
     def _refusal(self, command: Start) -> Refused | None:
         known = self._commands.get(command.kind)
         if self._closed:
             return Refused(code=Failure.BUSY, text="the machine is stopping")
-        for entry in ([self._entry] if self._entry else []) + self._backlog:
+        for entry in self._lane(command.kind).entries:
             return Refused(code=Failure.BUSY, text=f"{entry.kind} runs (operation {entry.op})")
         if known is None:
             return Refused(code=Failure.UNKNOWN_KIND, text=f"this agent does not know {command.kind!r}")
@@ -119,37 +172,40 @@ class Work:
             return Refused(code=Failure.INVALID, text=str(error))
         return None
 
-    def _launch(self, entry: Entry, *, resumed: bool) -> None:
-        self._entry = entry
-        self._cancelled = False
-        self._task = asyncio.create_task(self._run(entry, resumed=resumed), name=f"{entry.kind} {entry.op}")
+    def _launch(self, entry: Entry, *, resumed: bool) -> asyncio.Task[None]:
+        lane = self._lane(entry.kind)
+        lane.entry = entry
+        lane.cancelled = lane.settled = False
+        lane.task = asyncio.create_task(self._run(lane, entry, resumed=resumed), name=f"{entry.kind} {entry.op}")
         self._changed()
+        return lane.task
 
-    async def _run(self, entry: Entry, *, resumed: bool) -> None:
+    async def _run(self, lane: _Lane, entry: Entry, *, resumed: bool) -> None:
         with log.bound(operation=entry.op, kind=entry.kind, trace=entry.trace):
             try:
-                state, result, code, text = await self._outcome(entry, resumed=resumed)
+                state, result, code, text = await self._outcome(lane, entry, resumed=resumed)
             except asyncio.CancelledError:
-                self._entry = None
+                lane.entry = None
                 raise
+            lane.settled = True
             _log.info("command ended", state=state, code=code, text=text)
             await self._journal.finish(entry.op, state, result, code, text, self._clock.now())
-        self._entry = None
+        lane.entry = None
         self._changed()
 
-    async def _outcome(self, entry: Entry, *, resumed: bool) -> tuple[str, dict[str, object], str, str]:
+    async def _outcome(self, lane: _Lane, entry: Entry, *, resumed: bool) -> tuple[str, dict[str, object], str, str]:
         """The terminal state with its result or reason. CancelledError only when the agent itself ends."""
         known = self._commands.get(entry.kind)
         if known is None:
             return "failed", {}, Failure.INTERRUPTED, f"this agent does not know {entry.kind!r}"
         left = asyncio.timeout(max(0.0, entry.deadline - self._clock.now()))
         try:
-            async with left, self._machine.busy:
+            async with left, nullcontext() if known.beside else self._machine.busy:
                 args: object = msgspec.json.decode(entry.args, type=known.form)
                 result = await known.run(self._context(entry, resumed=resumed), args)
                 return "done", {} if result is None else msgspec.to_builtins(result), "", ""
         except asyncio.CancelledError:
-            if not self._cancelled:
+            if not lane.cancelled:
                 raise
             return "cancelled", {}, Failure.CANCELLED, _ON_REQUEST
         except (GiveUp, EngineError) as error:
@@ -164,17 +220,28 @@ class Work:
             return "failed", {}, Failure.INTERNAL, f"{type(error).__name__} in the agent"
 
     def _context(self, entry: Entry, *, resumed: bool) -> Context:
-        last = (0.0, -1)
+        last = (0.0, -1, "")
 
         async def progress(percent: int, text: str) -> None:
             nonlocal last
-            at, before = last
+            at, percent_before, text_before = last
             now = time.monotonic()
-            if percent != before and (now - at >= _PROGRESS_SECONDS or percent - before >= 5):
-                last = (now, percent)
+            moved = percent != percent_before and (now - at >= _PROGRESS_SECONDS or percent - percent_before >= 5)
+            if moved or (text != text_before and now - at >= _TEXT_SECONDS):
+                last = (now, percent, text)
                 await self._journal.progress(entry.op, percent, text, self._clock.now())
 
         async def note(text: str) -> None:
             await self._journal.note(entry.op, text)
 
-        return Context(self._machine, progress, note, resumed=resumed, notes=set(entry.note.split()))
+        return Context(
+            machine=self._machine,
+            operation=entry.op,
+            clock=self._clock,
+            progress=progress,
+            write_note=note,
+            renew_grant=partial(self._renew_grant, entry.op),
+            ending=lambda: self._closed,
+            resumed=resumed,
+            notes=set(entry.note.split()),
+        )

@@ -2,7 +2,7 @@
 
 A command function gets a `Context` and its decoded arguments, and returns its result. It may be run again from its
 start after a restart of the agent, with `context.resumed` set: it looks first what is done already. What it cannot
-see it writes down before (`context.note`).
+see it writes down before (`context.note`). When it is cancelled, `context.ending` tells whether it will be resumed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from coffer_guest.commands import databases, lifecycle, prepare, root, users, volume
+from coffer_guest.commands import backup, databases, lifecycle, prepare, root, users, volume
 from coffer_guest.commands.context import Context
 from coffer_guest.machine import Machine
 from coffer_shared import commands as forms
@@ -25,6 +25,8 @@ class Command:
     form: type
     """Of its arguments."""
     run: Run
+    beside: bool = False
+    """It changes nothing that other commands change: it runs beside one of those, and at most one such at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Query:
 
 _RUN: Mapping[str, Run] = {
     "prepare": prepare.prepare,
+    "restore": prepare.restore,
     "restart": lifecycle.restart,
     "stop": lifecycle.stop,
     "start": lifecycle.start,
@@ -49,7 +52,9 @@ _RUN: Mapping[str, Run] = {
     "enable_root": root.enable,
     "disable_root": root.disable,
     "grow_volume": volume.grow,
+    "backup": backup.backup,
 }
+_BESIDE = frozenset({"backup"})
 _LOOK: Mapping[str, Look] = {
     "ping": lifecycle.ping,
     "databases": databases.find,
@@ -59,5 +64,7 @@ _LOOK: Mapping[str, Look] = {
     "volume": volume.use,
 }
 
-COMMANDS: Mapping[str, Command] = {kind: Command(forms.COMMANDS[kind], run) for kind, run in _RUN.items()}
+COMMANDS: Mapping[str, Command] = {
+    kind: Command(forms.COMMANDS[kind], run, beside=kind in _BESIDE) for kind, run in _RUN.items()
+}
 QUERIES: Mapping[str, Query] = {name: Query(forms.QUERIES[name][0], look) for name, look in _LOOK.items()}

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+from coffer_guest.clock import Clock
 from coffer_guest.machine import Machine
-from coffer_shared.datastore import Driver, HasDatabases, HasRoot, HasUsers
+from coffer_shared.backups import Grant
+from coffer_shared.datastore import Driver, HasBackup, HasDatabases, HasRoot, HasUsers
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Failure
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Context:
     machine: Machine
+    operation: str
+    clock: Clock
     progress: Callable[[int, str], Awaitable[None]]
     """Percent and what is being done."""
     write_note: Callable[[str], Awaitable[None]]
+    renew_grant: Callable[[], Awaitable[Grant]]
+    """TryAgain while the control plane is silent, GiveUp when it denies."""
+    ending: Callable[[], bool]
+    """Whether a cancellation means that the agent ends. The command is then resumed by the next one, so it leaves
+    everything as it is; otherwise it was asked to end, or its deadline passed, and it clears up."""
     resumed: bool = False
     notes: set[str] = field(default_factory=set)
 
@@ -24,6 +37,22 @@ class Context:
         """Durable when this returns; `word in context.notes` tells it again after a restart."""
         self.notes.add(word)
         await self.write_note(" ".join(sorted(self.notes)))
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Its result. If whoever waits is cancelled meanwhile, it goes on all the same, and the cancellation follows."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()
+        raise cancelled
+    return task.result()
 
 
 def databases_of(driver: Driver) -> HasDatabases:
@@ -41,6 +70,12 @@ def users_of(driver: Driver) -> HasUsers:
 def root_of(driver: Driver) -> HasRoot:
     if not isinstance(driver, HasRoot):
         raise _unable(driver, "root")
+    return driver
+
+
+def backups_of(driver: Driver) -> HasBackup:
+    if not isinstance(driver, HasBackup):
+        raise _unable(driver, "backups")
     return driver
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from coffer_guest.commands.context import Context
 from coffer_guest.machine import Machine
 from coffer_shared.commands import GrowVolume, Nothing, VolumeUse
@@ -10,7 +12,10 @@ from coffer_shared.messages import Failure
 
 
 async def grow(context: Context, args: GrowVolume) -> None:
-    await context.machine.volume.grow(args.volume_bytes)
+    machine = context.machine
+    await machine.volume.grow(args.volume_bytes)
+    order = msgspec.structs.replace(machine.prepared.order, volume_bytes=args.volume_bytes)
+    await machine.record(msgspec.structs.replace(machine.prepared, order=order))
 
 
 async def use(machine: Machine, args: Nothing) -> VolumeUse:

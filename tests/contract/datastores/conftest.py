@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import aiodocker
 import asyncpg
 import pytest
 
 import coffer_datastores
+from coffer_guest import oneshot
 from coffer_guest.containers import Containers
-from coffer_guest.firewall import Firewall, Rules
+from coffer_guest.firewall import STORAGE_GID, Firewall, Rules
 from coffer_guest.machine import Machine, make_data_directory
 from coffer_guest.options import Options
 from coffer_guest.state import Prepared, State
 from coffer_guest.store import Store
 from coffer_guest.volume import Volume
 from coffer_shared.commands import Prepare
-from coffer_shared.datastore import Datastore, Driver, Order, Session
+from coffer_shared.datastore import ContainerSpec, Datastore, Driver, Order, Session
 
 IMAGES = {"postgresql": "coffer/postgres"}
+BACKUP_IMAGES = {"postgresql": "coffer/postgres-backup"}
 DOCKER_SOCKET = "/var/run/docker.sock"
 LISTEN = "127.0.0.5"
+Run: TypeAlias = Callable[..., Any]
 
 
 class NoVolume(Volume):
@@ -52,6 +57,10 @@ class Running:
     order: Order
     container: str
     """Its name."""
+
+    @property
+    def backup_image(self) -> str:
+        return f"{BACKUP_IMAGES[self.spec.name]}:{self.spec.default_version}"
 
     def session(self, database: str | None = None) -> AbstractAsyncContextManager[Session]:
         driver: Driver = self.driver
@@ -101,6 +110,7 @@ async def machine_with(name: str, directory: Path, *, container: str, port: int)
 
 
 async def start(name: str, directory: Path, container: str, port: int) -> Running:
+    """A new database, or the one that is in the directory already."""
     async with machine_with(name, directory, container=container, port=port) as machine:
         make_data_directory(machine.order, machine.spec)
         async with asyncio.timeout(60):
@@ -109,6 +119,22 @@ async def start(name: str, directory: Path, container: str, port: int) -> Runnin
         async with machine.session() as session:
             await machine.driver.after_first_start(session)
         return Running(coffer_datastores.specs()[name], machine.driver, machine.order, container)
+
+
+@contextmanager
+def another() -> Iterator[tuple[Path, str, int]]:
+    """Place for a database: a directory, a container's name, a port."""
+    directory = Path(tempfile.mkdtemp(prefix="coffer-"))
+    container = f"coffer-test-{secrets.token_hex(4)}"
+    with socket.socket() as listener:
+        listener.bind((LISTEN, 0))
+        port = listener.getsockname()[1]
+    directory.chmod(0o755)
+    try:
+        yield directory, container, port
+    finally:
+        asyncio.run(remove(container))
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _ignore(percent: int, text: str) -> None:
@@ -125,17 +151,39 @@ async def remove(container: str) -> None:
 
 @pytest.fixture(scope="session", params=sorted(coffer_datastores.specs()))
 def database(request: pytest.FixtureRequest) -> Iterator[Running]:
-    directory = Path(tempfile.mkdtemp(prefix="coffer-"))
-    container = f"coffer-test-{secrets.token_hex(4)}"
-    with socket.socket() as listener:
-        listener.bind((LISTEN, 0))
-        port = listener.getsockname()[1]
-    directory.chmod(0o755)
-    try:
+    with another() as (directory, container, port):
         yield asyncio.run(start(request.param, directory, container, port))
-    finally:
-        asyncio.run(remove(container))
-        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def elsewhere(database: Running) -> Iterator[tuple[Path, str, int]]:
+    """Place for another database of that sort."""
+    with another() as place:
+        yield place
+
+
+@pytest.fixture
+async def in_container(tmp_path: Path) -> AsyncIterator[Run]:
+    """Runs a shell line in a one-shot container; gives its exit code. `out` in it is `tmp_path / "out"` here."""
+    docker = aiodocker.Docker(url="unix:///var/run/docker.sock")
+    made: list[Any] = []
+
+    async def run(spec: ContainerSpec, line: str) -> tuple[int, str]:
+        tmp_path.chmod(0o711)
+        (tmp_path / "out").mkdir(exist_ok=True)
+        os.chown(tmp_path / "out", spec.uid, STORAGE_GID)
+        config = oneshot.configuration(spec, role="backup", operation=secrets.token_hex(4), job=tmp_path)
+        config |= {"Entrypoint": ["sh", "-c", f"exec 2>/job/out/words; {line}"], "Labels": {}}
+        container = await docker.containers.create(config, name=f"coffer-test-{secrets.token_hex(4)}")
+        made.append(container)
+        await container.start()
+        code = (await container.wait(timeout=60))["StatusCode"]
+        return code, (tmp_path / "out" / "words").read_text()
+
+    yield run
+    for container in made:
+        await container.delete(force=True, v=True)
+    await docker.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import coffer_datastores
-from coffer_shared.datastore import FACETS, Feature, Order
+from coffer_shared.datastore import FACETS, Feature, HasBackup, Order
 
 NAMES = sorted(coffer_datastores.specs())
 
@@ -26,6 +26,7 @@ def order(name: str) -> Order:
         port=spec.port,
         memory_bytes=2 << 30,
         vcpus=2,
+        volume_bytes=8 << 30,
     )
 
 
@@ -67,6 +68,40 @@ def test_the_container_is_a_pure_value_without_secrets_and_writes_only_where_it_
     assert (wanted.config, "ro") in {(source, mode) for source, _, mode in spec.binds}
     assert all(str(Path(file.path).parent) == wanted.config for file in spec.files)
     assert not [key for key in spec.environment if key.upper().endswith("PASSWORD")]
+
+
+def able(feature: Feature) -> list[str]:
+    return [name for name in NAMES if feature in coffer_datastores.specs()[name].features]
+
+
+@pytest.mark.parametrize("name", able(Feature.BACKUP))
+def test_the_containers_of_backups_are_pure_values_without_secrets_and_write_only_what_is_restored(name: str) -> None:
+    driver, wanted = coffer_datastores.driver(name), order(name)
+    assert isinstance(driver, HasBackup)
+    target = "/data/restoring"
+    reads, fills = driver.backup_container(wanted, "b@sha256:1"), driver.restore_container(wanted, "b@sha256:1", target)
+    assert reads == driver.backup_container(wanted, "b@sha256:1")
+    assert fills == driver.restore_container(wanted, "b@sha256:1", target)
+    for spec in (reads, fills):
+        assert spec.image == "b@sha256:1"
+        assert spec.command == ()
+        assert spec.uid == driver.container(wanted).uid
+        assert spec.files == ()
+        assert spec.stop_seconds <= 10
+        assert not [key for key in spec.environment if key.upper().endswith("PASSWORD")]
+    assert {mode for _, _, mode in reads.binds} == {"ro"}
+    assert fills.binds == ((target, target, "rw"),)
+
+
+@pytest.mark.parametrize("name", able(Feature.BACKUP))
+def test_the_tool_of_the_container_is_beside_the_driver_and_needs_nothing_of_it(name: str) -> None:
+    module = f"coffer_datastores.{name}.tool"
+    code = (
+        f"import sys, {module}; print([m for m in sys.modules if m.endswith('.driver') or "
+        "m.split('.')[0] in ('asyncpg', 'aiodocker', 'nats')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_reading_the_specs_imports_no_driver_and_no_client() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coffer_shared import keyset, messages, subjects
+from coffer_shared.backups import Grant
 from coffer_shared.bus import Backoff, Delivery, Link, ask_sealed, tls_context
 from coffer_shared.identity import UserData, encode_user_data
 from coffer_shared.keyset import KeySet, ServiceKey
@@ -25,6 +26,7 @@ from coffer_shared.messages import (
     Noted,
     Progress,
     Renew,
+    RenewGrant,
     Rotate,
     Start,
     Sync,
@@ -70,6 +72,9 @@ class ControlPlane:
     order: list[tuple[str, int]] = field(default_factory=list)
     """Events as they came, repeats too."""
     requests: list[str] = field(default_factory=list)
+    denied: dict[str, messages.Denied] = field(default_factory=dict)
+    """Operations that get no grant any more."""
+    grant_life: float = 30.0
     clock_offset: float = 0.0
 
     async def start(self) -> None:
@@ -144,6 +149,10 @@ class ControlPlane:
     def peer(self, service: str) -> Peer:
         return Peer("server", self.keys[service], self.guest_keys[-1])
 
+    def grant(self, life: float) -> Grant:
+        until = time.time() + self.clock_offset + life
+        return Grant("swift", "http://swift.coffer:8080/v1/x/", secrets.token_hex(8), "PUT", until)
+
     # --- what the guest told ---
 
     def ending(self, op: str) -> Finished | None:
@@ -185,6 +194,8 @@ class ControlPlane:
                 )
             case Renew():
                 answer = self._credential(self.nkeys[-1])
+            case RenewGrant():
+                answer = self.denied.get(asked.op) or messages.Granted(grant=self.grant(self.grant_life))
             case Rotate():
                 public = bytes.fromhex(asked.xpub)
                 if public not in self.guest_keys:

@@ -26,11 +26,13 @@ def docker(*arguments: str) -> str:
     return done.stdout
 
 
-def probe(name: str, *arguments: str, options: tuple[str, ...] = ()) -> dict[str, Any]:
+def probe(
+    name: str, *arguments: str, options: tuple[str, ...] = (), network: str = "none"
+) -> dict[str, Any]:
     rights = [word for capability in CAPABILITIES for word in ("--cap-add", capability)]
     sources = [word for room in ("guest", "shared", "tests") for word in ("-v", f"{ROOT / room}:/src/{room}:ro")]
     out = docker(
-        *("run", "--rm", "--name", f"coffer-test-{secrets.token_hex(4)}", "--network", "none"),
+        *("run", "--rm", "--name", f"coffer-test-{secrets.token_hex(4)}", "--network", network),
         *("--cap-drop", "ALL", *rights, "--cgroupns", "private"),
         *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
         *("--tmpfs", "/run:exec", "--tmpfs", "/tmp:exec", *sources, *options),
@@ -79,6 +81,36 @@ def test_who_reaches_whom() -> None:
         "not the other one then": False,
         "other tables are kept": True,
         "one table of ours": True,
+    }
+
+
+@pytest.fixture
+def store() -> Iterator[tuple[str, str]]:
+    """A network like the management network, and a host on it, known to Docker's DNS: network and address."""
+    name = f"coffer-test-{secrets.token_hex(4)}"
+    docker("network", "create", "--internal", name)
+    try:
+        docker(
+            *("run", "-d", "--rm", "--name", name, "--network", name, "--network-alias", "swift.test"),
+            *("-v", f"{ROOT / 'tests'}:/src/tests:ro", "--entrypoint", "python3", IMAGE),
+            *(f"{PROBES}/echo_server.py", "8080", "9999"),
+        )
+        form = f'{{{{(index .NetworkSettings.Networks "{name}").IPAddress}}}}'
+        yield name, docker("inspect", "-f", form, name).strip()
+    finally:
+        subprocess.run(["docker", "rm", "-f", name], capture_output=True, check=False)
+        docker("network", "rm", name)
+
+
+def test_what_a_backup_reaches_and_when(store: tuple[str, str]) -> None:
+    network, address = store
+    assert probe("storage_probe.py", "swift.test", address, network=network) == {
+        "closed": [],
+        "open": ["the name", "the store", "the store by its address"],
+        "engine while open": ["a tenant", "itself"],
+        "agent": True,
+        "a connection of before, when closed again": "no",
+        "closed again": [],
     }
 
 

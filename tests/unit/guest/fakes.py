@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from coffer_guest.containers import Containers, Progress, Seen
+import msgspec
+
+from coffer_guest.container import Seen
+from coffer_guest.containers import Containers, Progress
 from coffer_guest.firewall import Firewall, Rules
 from coffer_guest.machine import Machine
+from coffer_guest.oneshot import OneShot
 from coffer_guest.options import Options
 from coffer_guest.state import State
 from coffer_guest.volume import Volume
+from coffer_shared import backups
+from coffer_shared.backups import BackedUp, Grant, Job, Outcome
 from coffer_shared.datastore import (
     ContainerSpec,
     Database,
@@ -26,6 +33,7 @@ from coffer_shared.datastore import (
     Session,
     User,
 )
+from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Failure, VolumeFacts
 
 NAME = "memory"
@@ -49,6 +57,81 @@ def prepare_args(**changes: Any) -> dict[str, Any]:
     }
 
 
+BACKUP = "6f1c2d0e-64a0-4be3-8f0e-0c8f1d7f4a11"
+BACKED_UP = BackedUp("ab" * 32, 3_000_000, 1_000_000, 1, {"end_lsn": "0/3000000"}, {"memory_basebackup": "1"})
+
+
+def grant(left: float = 30.0, *, method: str = "PUT", port: int = 8080, now: float | None = None) -> Grant:
+    at = time.time() if now is None else now
+    return Grant("swift", f"http://swift.coffer:{port}/v1/AUTH_x/c/i/b/", "temp_url_sig=s3cr3t", method, at + left)
+
+
+def backup_args(**changes: Any) -> dict[str, Any]:
+    order = backups.BackUp(BACKUP, "registry/memory-backup@sha256:0", "0d" * 32, grant())
+    return {**msgspec.to_builtins(order), **changes}
+
+
+def restore_args(**changes: Any) -> dict[str, Any]:
+    order = backups.RestoreFrom(
+        BACKUP, "registry/memory-backup@sha256:0", "0d" * 32, grant(3600, method="GET"), "ab" * 32
+    )
+    return prepare_args(restore=msgspec.to_builtins(order), **changes)
+
+
+class PowerCut(BaseException):
+    """Nothing of the agent runs after it."""
+
+
+@dataclass
+class Shot:
+    """A one-shot container and the program in it, which does one thing each time that it is looked at."""
+
+    role: str
+    operation: str
+    spec: ContainerSpec
+    job: Path
+    seen: Seen = field(default_factory=lambda: Seen(exists=True, status="created"))
+    steps: list[Callable[[Shot], None]] = field(default_factory=list)
+
+    def write(self, name: str, value: msgspec.Struct) -> None:
+        (self.job / name).write_bytes(msgspec.json.encode(value))
+
+    def read_job(self) -> Job:
+        return msgspec.json.decode((self.job / backups.JOB).read_bytes(), type=Job)
+
+    def read_grant(self) -> Grant:
+        return msgspec.json.decode((self.job / backups.GRANT).read_bytes(), type=Grant)
+
+    def end(self, code: int = 0, *, out_of_memory: bool = False) -> None:
+        self.seen = replace(
+            self.seen, running=False, status="exited", exit_code=code, out_of_memory=out_of_memory
+        )
+
+    def go_on(self) -> None:
+        if self.seen.running and self.steps:
+            self.steps.pop(0)(self)
+
+
+def half_done(shot: Shot) -> None:
+    shot.write(backups.PROGRESS, backups.Progress(1_000_000, 3_000_000, 500_000, "reading"))
+    if shot.role == "restore":
+        target = Path(shot.read_job().target)
+        (target / "part").write_text("1")
+
+
+def all_done(shot: Shot) -> None:
+    if shot.role == "restore":
+        (Path(shot.read_job().target) / "whole").write_text("2")
+        shot.write(backups.OUTCOME, Outcome(restored_bytes=3_000_000))
+    else:
+        shot.write(backups.OUTCOME, Outcome(backed_up=BACKED_UP))
+    shot.end()
+
+
+def nothing_done(shot: Shot) -> None:
+    pass
+
+
 @dataclass
 class World:
     """What survives the agent: the engine, its container, the disk."""
@@ -65,12 +148,97 @@ class World:
     slow: dict[str, float] = field(default_factory=dict)
     """Seconds that a call takes, by its name."""
     broken: dict[str, Exception] = field(default_factory=dict)
+    fuse: int = 0
+    """The power is cut at that many calls from now; 0: never."""
+    dead: bool = False
+    data: str = ""
+    """The engine's directory."""
+    started_on: list[list[str]] = field(default_factory=list)
+    """What was in it at each start of the engine."""
+    ready_for: list[str] = field(default_factory=list)
+    """Backups that the engine holds something for."""
+    shots: dict[str, Shot] = field(default_factory=dict)
+    ran: list[Shot] = field(default_factory=list)
+    """Every one-shot container that was ever started."""
+    program: tuple[Callable[[Shot], None], ...] = (half_done, nothing_done, all_done)
+    renewals: list[str] = field(default_factory=list)
+    renewed: Any = None
+    """The next grant, or an exception; None for one of 30 seconds."""
 
     async def call(self, name: str) -> None:
-        self.calls.append(name)
+        self.step(name)
         await asyncio.sleep(self.slow.get(name, 0))
         if name in self.broken:
             raise self.broken[name]
+
+    def step(self, name: str) -> None:
+        self.calls.append(name)
+        self.fuse -= 1
+        self.dead = self.dead or self.fuse == 0
+        if self.dead:
+            raise PowerCut
+
+    def revive(self) -> None:
+        self.fuse, self.dead = 0, False
+
+    def restart_machine(self, options: Options) -> None:
+        """What was in memory is gone, nothing runs, nothing is mounted."""
+        self.revive()
+        shutil.rmtree(options.jobs_dir, ignore_errors=True)
+        self.mounted = ""
+        if self.container.running:
+            self.container = Seen(exists=True, status="exited", exit_code=137)
+        for shot in self.shots.values():
+            if shot.seen.running:
+                shot.end(137)
+
+    async def renew(self, operation: str) -> Grant:
+        self.renewals.append(operation)
+        if isinstance(self.renewed, Exception):
+            raise self.renewed
+        return self.renewed or grant()
+
+
+class MemoryOneShot(OneShot):
+    def __init__(self, world: World, role: str, operation: str) -> None:
+        self.world = world
+        self.role = role
+        self.operation = operation
+        self.name = f"{role}-{operation}"
+
+    async def make(self, spec: ContainerSpec, job: Path) -> None:
+        await self.world.call("make_job")
+        assert self.name not in self.world.shots
+        self.world.shots[self.name] = Shot(self.role, self.operation, spec, job)
+
+    async def start(self) -> None:
+        await self.world.call("start_job")
+        shot = self.world.shots[self.name]
+        assert not shot.seen.started_at, "a one-shot container is started once"
+        shot.seen = replace(shot.seen, running=True, status="running", started_at=time.time())
+        shot.steps = list(self.world.program)
+        self.world.ran.append(shot)
+        shot.go_on()
+        await self.world.call("started_job")
+
+    async def stop(self, seconds: int) -> None:
+        await self.world.call("stop_job")
+        shot = self.world.shots.get(self.name)
+        if shot is not None and shot.seen.running:
+            shot.end(143)
+
+    async def remove(self) -> None:
+        await self.world.call("remove_job")
+        shot = self.world.shots.pop(self.name, None)
+        if shot is not None:
+            shot.end(137)
+
+    async def look(self) -> Seen:
+        await self.world.call("look_job")
+        if self.name in self.world.shots:
+            self.world.shots[self.name].go_on()
+        shot = self.world.shots.get(self.name)
+        return shot.seen if shot is not None else Seen()
 
 
 class MemoryContainers(Containers):
@@ -89,6 +257,7 @@ class MemoryContainers(Containers):
 
     async def ensure(self, spec: ContainerSpec, *, memory_bytes: int) -> bool:
         await self.world.call("ensure")
+        self.world.data = spec.binds[0][0]
         if self.world.container.exists:
             return False
         self.world.container = Seen(exists=True, status="created")
@@ -97,6 +266,12 @@ class MemoryContainers(Containers):
     async def start(self) -> None:
         await self.world.call("start")
         if not self.world.container.running:
+            data = Path(self.world.data)
+            if not data.exists():
+                raise GiveUp(Failure.ENGINE, f"starting the container: {data} does not exist")
+            self.world.started_on.append(sorted(path.name for path in data.iterdir()))
+            if not self.world.started_on[-1]:
+                (data / "new").write_text("0")
             self.world.container = Seen(exists=True, running=True, status="running", started_at=time.time())
 
     async def stop(self, seconds: int) -> None:
@@ -110,6 +285,13 @@ class MemoryContainers(Containers):
 
     async def look(self) -> Seen:
         return self.world.container
+
+    def one_shot(self, role: str, operation: str) -> OneShot:
+        return MemoryOneShot(self.world, role, operation)
+
+    async def one_shots(self) -> list[OneShot]:
+        await self.world.call("one_shots")
+        return [self.one_shot(shot.role, shot.operation) for shot in self.world.shots.values()]
 
     async def last_words(self, lines: int = 20) -> str:
         return "last words"
@@ -129,6 +311,7 @@ class MemoryVolume(Volume):
 
     async def ensure_mounted(self, fs_uuid: str, *, may_format: bool) -> None:
         await self.world.call("format" if may_format else "mount")
+        Path(self._mount).mkdir(parents=True, exist_ok=True)
         self.world.mounted = fs_uuid
 
     async def grow(self, to_bytes: int) -> None:
@@ -168,7 +351,24 @@ class MemoryDriver:
         self._uid = uid
 
     def container(self, order: Order) -> ContainerSpec:
-        return ContainerSpec(order.image, (), {}, (), (), self._uid, self._uid, "SIGTERM", 10)
+        binds = ((order.data, "/data", "rw"),)
+        return ContainerSpec(order.image, (), {}, binds, (), self._uid, self._uid, "SIGTERM", 10)
+
+    def backup_container(self, order: Order, image: str) -> ContainerSpec:
+        return ContainerSpec(image, (), {}, ((order.run, "/run/x", "ro"),), (), self._uid, self._uid, "SIGTERM", 5)
+
+    async def before_backup(self, engine: Any, backup: str) -> None:
+        await self.world.call("before_backup")
+        self.world.ready_for = [backup]
+        await self.world.call("ready_for_backup")
+
+    async def after_backup(self, engine: Any, backup: str) -> None:
+        await self.world.call("after_backup")
+        async with engine.session():
+            self.world.ready_for = [other for other in self.world.ready_for if other != backup]
+
+    def restore_container(self, order: Order, image: str, target: str) -> ContainerSpec:
+        return ContainerSpec(image, (), {}, ((target, target, "rw"),), (), self._uid, self._uid, "SIGTERM", 5)
 
     @asynccontextmanager
     async def session(self, order: Order, *, database: str | None = None) -> AsyncIterator[Session]:
@@ -249,6 +449,7 @@ def options_in(directory: Path, **changes: Any) -> Options:
         "state_dir": str(directory / "state"),
         "data_dir": str(directory / "data"),
         "user_data": str(directory / "user-data.json"),
+        "jobs_dir": str(directory / "run" / "coffer" / "jobs"),
         "heartbeat_seconds": 0.2,
         "health_seconds": 0.1,
         **changes,

@@ -2,85 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coffer_guest.clock import Clock
 from coffer_guest.commands import COMMANDS, QUERIES
-from coffer_guest.journal import Journal
-from coffer_guest.machine import Machine
-from coffer_guest.state import State
-from coffer_guest.store import Store
-from coffer_guest.work import Work
 from coffer_shared import commands as forms
-from coffer_shared.messages import Accepted, Finished, Start, decode_event
-from unit.guest.fakes import UUID, World, machine_in, options_in, prepare_args
-
-USERS = [{"name": "ann", "password": "pw1", "databases": ["shop"]}, {"name": "bob", "password": "pw2"}]
-DATABASES = [{"name": "shop"}, {"name": "stock"}]
-
-
-class PowerCut(BaseException):
-    """Raised by the world in the middle of a command: nothing of the agent runs after it."""
-
-
-class Agent:
-    """One life of the part of the agent that works."""
-
-    def __init__(self, store: Store, world: World, machine: Machine) -> None:
-        self.store = store
-        self.world = world
-        self.machine = machine
-        self.journal = Journal(store)
-        self.work = Work(self.journal, machine, Clock(), COMMANDS, lambda: None)
-
-    @classmethod
-    async def live(cls, directory: Path, world: World) -> Agent:
-        store = await Store.open(directory / "db")
-        machine = machine_in(options_in(directory), State(store), world)
-        await machine.load("7d444840-9dc0-11d1-b245-5ffdce74fad2")
-        agent = cls(store, world, machine)
-        await agent.work.load()
-        return agent
-
-    async def boot(self) -> None:
-        async with self.machine.busy:
-            await self.machine.boot()
-        await self.work.resume()
-
-    async def run(self, kind: str, args: dict[str, Any], op: str = "op") -> Finished | None:
-        """None if the power was cut."""
-        command = Start(op=op, kind=kind, args=args, deadline=time.time() + 30)
-        assert await self.work.start(command, 1) == Accepted()
-        assert self.work._task is not None
-        await asyncio.wait({self.work._task})
-        return await self.ending(op)
-
-    async def ending(self, op: str = "op") -> Finished | None:
-        rows = await self.store.read(lambda db: db.execute("SELECT body FROM event WHERE op = ?", (op,)).fetchall())
-        endings = [event for event in (decode_event(row[0]) for row in rows) if isinstance(event, Finished)]
-        assert len(endings) <= 1
-        return endings[0] if endings else None
-
-    async def die(self) -> None:
-        task = self.work._task
-        if task is not None and task.done() and not task.cancelled():
-            task.exception()
-        await self.machine.close()
-        await self.store.close()
-
-
-async def prepared(directory: Path, world: World) -> Agent:
-    agent = await Agent.live(directory, world)
-    ending = await agent.run("prepare", prepare_args(databases=DATABASES, users=USERS), op="prepare")
-    assert ending is not None
-    assert ending.state == "done", ending
-    world.calls.clear()
-    return agent
+from unit.guest.fakes import UUID, World, backup_args, prepare_args, restore_args
+from unit.guest.lives import DATABASES, USERS, Agent, prepared, use
 
 
 def test_every_command_and_query_has_a_function() -> None:
@@ -153,6 +83,17 @@ async def test_an_existing_database_or_user_is_refused(tmp_path: Path, world: Wo
     await agent.die()
 
 
+async def test_a_volume_that_has_grown_is_known_to_the_engines_driver(tmp_path: Path, world: World) -> None:
+    agent = await prepared(tmp_path, world)
+    assert agent.machine.order.volume_bytes == 1 << 30
+    await agent.run("grow_volume", {"volume_bytes": 1 << 31})
+    assert agent.machine.order.volume_bytes == 1 << 31
+    await agent.die()
+    agent = await Agent.live(tmp_path, world)
+    assert agent.machine.order.volume_bytes == 1 << 31
+    await agent.die()
+
+
 SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
     "prepare": ("prepare", prepare_args(databases=DATABASES, users=USERS)),
     "restart": ("restart", {}),
@@ -168,6 +109,8 @@ SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
     "revoke": ("revoke", {"name": "bob", "database": "shop"}),
     "enable_root": ("enable_root", {"password": "pw6"}),
     "grow_volume": ("grow_volume", {"volume_bytes": 1 << 31}),
+    "backup": ("backup", backup_args()),
+    "restore": ("restore", restore_args(databases=[{"name": "new"}])),
 }
 
 
@@ -178,6 +121,11 @@ def outcome(world: World) -> dict[str, Any]:
         "root": world.root,
         "running": world.container.running,
         "mounted": world.mounted,
+        "started_on": world.started_on[-1],
+        "ready_for": world.ready_for,
+        "shots": sorted(world.shots),
+        "jobs": len(world.ran),
+        "storage": world.rules[-1].storage_port,
     }
 
 
@@ -187,25 +135,19 @@ async def test_killed_at_anything_it_does_a_command_ends_as_if_it_had_not_been(
 ) -> None:
     """A call of the world is cut off before and after its effect; the next life resumes from the journal."""
     kind, args = SCENARIOS[name]
+    bare = kind in {"prepare", "restore"}
     expected: dict[str, Any] = {}
-    for cut in range(100):
+    for cut in range(200):
         world, directory = World(), tmp_path / str(cut)
         use(world, monkeypatch)
-        agent = await Agent.live(directory, world) if kind == "prepare" else await prepared(directory, world)
-        counter = [cut or -1]
-
-        async def call(name: str, world: World = world, counter: list[int] = counter) -> None:
-            world.calls.append(name)
-            counter[0] -= 1
-            if counter[0] == 0:
-                raise PowerCut
-
-        monkeypatch.setattr(world, "call", call)
+        agent = await Agent.live(directory, world) if bare else await prepared(directory, world)
+        world.fuse = cut
         ending = await agent.run(kind, args)
-        if cut and ending is not None:
+        if cut and not world.dead:
             return  # every call was cut off once
         if cut:
             await agent.die()
+            world.revive()
             agent = await Agent.live(directory, world)
             await agent.boot()
             ending = await agent.ending()
@@ -216,12 +158,3 @@ async def test_killed_at_anything_it_does_a_command_ends_as_if_it_had_not_been(
         assert outcome(world) == expected, (name, cut)
         await agent.die()
     raise AssertionError("the command never ends")
-
-
-def use(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    import coffer_datastores
-    from unit.guest.fakes import MemoryDriver
-
-    monkeypatch.setattr(coffer_datastores, "driver", lambda name: MemoryDriver(world, os.getuid()))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from coffer_guest import oneshot
 from coffer_guest.containers import configuration, engine_memory
 from coffer_shared.datastore import ContainerSpec
 
@@ -60,3 +63,39 @@ def test_another_spec_has_another_label_and_the_same_one_the_same() -> None:
 
     assert label(SPEC) == label(replace(SPEC, environment={"A": "1", "B": "2"}))
     assert len({label(SPEC), label(SPEC, 1024), label(replace(SPEC, image="y"))}) == 3
+
+
+# --- those of one operation ---
+
+READER = replace(SPEC, command=(), gid=999, binds=(("/state/run", "/var/run/x", "ro"),), shm_bytes=0)
+
+
+def one_shot() -> dict[str, Any]:
+    return oneshot.configuration(READER, role="backup", operation="op-1", job=Path("/run/coffer/jobs/op-1"))
+
+
+def test_a_one_shot_container_is_hardened_as_well_and_in_the_storage_group() -> None:
+    config, engine = one_shot(), configuration(SPEC, memory_bytes=512 * MIB)["HostConfig"]
+    assert config["User"] == "999:998"
+    for name in ("NetworkMode", "ReadonlyRootfs", "CapDrop", "SecurityOpt"):
+        assert config["HostConfig"][name] == engine[name]
+    assert "CapAdd" not in config["HostConfig"]
+    assert config["Labels"] == {"coffer.role": "backup", "coffer.operation": "op-1"}
+
+
+def test_it_takes_little_yields_to_the_engine_and_says_nothing() -> None:
+    host = one_shot()["HostConfig"]
+    assert host["Memory"] == host["MemorySwap"] == 256 * MIB
+    assert (host["CpuShares"], host["PidsLimit"], host["OomScoreAdj"]) == (256, 64, 500)
+    assert host["RestartPolicy"] == {"Name": "no"}
+    assert host["LogConfig"] == {"Type": "none"}
+    assert "/tmp" in host["Tmpfs"]
+
+
+def test_its_job_is_read_only_but_for_what_it_says() -> None:
+    mounts = [(m["Source"], m["Target"], m["ReadOnly"]) for m in one_shot()["HostConfig"]["Mounts"]]
+    assert mounts == [
+        ("/state/run", "/var/run/x", True),
+        ("/run/coffer/jobs/op-1", "/job", True),
+        ("/run/coffer/jobs/op-1/out", "/job/out", False),
+    ]

@@ -72,3 +72,42 @@ def test_ipv6_only_where_the_tenant_has_it() -> None:
     text = render(Rules(("10.9.0.5", "fd00::5"), 5432), both, [])
     assert "icmpv6" in text
     assert 'oifname { "eth0" } ip6 daddr { fd00::/64 } accept' in text
+
+
+# --- the way to the object store ---
+
+
+def rules_of(text: str, name: str) -> list[str]:
+    return [line for line in chain(text, name) if line != "}"]
+
+
+def test_without_a_job_its_group_reaches_nothing() -> None:
+    for rules in (Rules(), RULES):
+        text = render(rules, EVERYWHERE, [])
+        assert rules_of(text, "storage") == ["reject"]
+        outward = rules_of(text, "outward")
+        assert outward[1:] == ["meta skuid 999 meta skgid 998 jump storage", "meta skuid 999 jump engine"]
+
+
+def test_with_a_job_its_group_reaches_names_and_that_port_and_nothing_near() -> None:
+    text = render(Rules(("10.9.0.5",), 5432, storage_port=8080), EVERYWHERE, [("eth0", "10.9.0.254")])
+    assert rules_of(text, "storage") == [
+        "ct state established,related accept",
+        "ip daddr 127.0.0.11 meta l4proto { tcp, udp } ct original proto-dst 53 accept",
+        "ip daddr { 10.8.0.2, 10.9.0.0/24, 127.0.0.0/8, 169.254.0.0/16 } reject",
+        "ip6 daddr { ::1, fe80::/10 } reject",
+        "tcp dport 8080 accept",
+        "reject",
+    ]
+
+
+def test_a_gateway_that_was_named_is_near_too() -> None:
+    text = render(Rules(("10.9.0.5",), 5432, gateway="172.16.0.1", storage_port=443), EVERYWHERE, [])
+    assert "172.16.0.1" in next(line for line in rules_of(text, "storage") if line.startswith("ip daddr {"))
+
+
+def test_what_the_engine_reaches_is_the_same_with_and_without() -> None:
+    closed = render(RULES, EVERYWHERE, [])
+    opened = render(Rules(("10.9.0.5",), 5432, storage_port=8080), EVERYWHERE, [])
+    for name in ("inward", "through", "outward", "engine"):
+        assert chain(closed, name) == chain(opened, name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coffer_guest.containers import Seen
+from coffer_guest.container import Seen
 from coffer_guest.health import Monitor
 from coffer_shared.datastore import EngineError, Health
 from coffer_shared.messages import Engine

@@ -1,10 +1,10 @@
-"""The one-command-at-a-time runner."""
+"""The runner: one command at a time that changes the machine, and one beside it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,17 @@ class Bench:
     def __init__(self) -> None:
         self.ran: list[tuple[str, bool]] = []
         self.go = asyncio.Event()
+        self.go_beside = asyncio.Event()
+        self.seen_ending: list[bool] = []
+
+    async def side(self, context: Context, args: Form) -> None:
+        self.ran.append((args.word, context.resumed))
+        try:
+            await context.note("begun")
+            await self.go_beside.wait()
+        except asyncio.CancelledError:
+            self.seen_ending.append(context.ending())
+            raise
 
     async def quick(self, context: Context, args: Form) -> Form:
         self.ran.append((args.word, context.resumed))
@@ -57,6 +68,8 @@ class Bench:
             "quick": Command(Form, self.quick),
             "slow": Command(Form, self.slow),
             "bad": Command(Form, self.bad),
+            "side": Command(Form, self.side, beside=True),
+            "side quick": Command(Form, self.quick, beside=True),
         }
 
 
@@ -86,7 +99,7 @@ async def desk_in(tmp_path: Path, world: World, bench: Bench) -> tuple[Store, De
     store = await Store.open(tmp_path / "db")
     journal = Journal(store)
     machine: Machine = machine_in(options_in(tmp_path), State(store), world)
-    work = Work(journal, machine, Clock(), bench.table, lambda: None)
+    work = Work(journal, machine, Clock(), bench.table, lambda: None, world.renew)
     await work.load()
     return store, Desk(journal, work, bench)
 
@@ -221,3 +234,108 @@ async def test_a_kind_that_this_release_does_not_know_ends_as_interrupted(tmp_pa
 async def test_a_machine_that_stops_takes_no_commands(desk: Desk) -> None:
     await desk.work.close()
     assert isinstance(await desk.send("a", "quick"), Refused)
+
+
+# --- beside ---
+
+
+async def test_one_runs_beside_another_and_each_reports_for_itself(desk: Desk) -> None:
+    await desk.send("a", "slow", "x")
+    assert await desk.send("s", "side", "y") == Accepted()
+    assert desk.work.running == ["a", "s"]
+    for kind, told in (("quick", "slow runs (operation a)"), ("side quick", "side runs (operation s)")):
+        refused = await desk.send("z", kind)
+        assert isinstance(refused, Refused)
+        assert (refused.code, refused.text) == (Failure.BUSY, told)
+    desk.bench.go_beside.set()
+    assert (await desk.ending("s")).state == "done"
+    assert desk.work.running == ["a"]
+    assert await desk.send("t", "side quick", "w") == Accepted()
+    await desk.ending("t")
+    desk.bench.go.set()
+    assert (await desk.ending("a")).state == "done"
+
+
+async def test_what_runs_beside_does_not_hold_the_machine(desk: Desk) -> None:
+    await desk.send("s", "side")
+    await until(lambda: desk.bench.ran)
+    assert not desk.work._machine.busy.locked()
+    assert not desk.work.changes_machine
+    assert await desk.send("a", "quick", "x") == Accepted()
+    await desk.ending("a")
+    async with desk.work._machine.busy:
+        desk.bench.go_beside.set()
+        assert (await desk.ending("s")).state == "done"
+
+
+async def test_each_is_cancelled_for_itself(desk: Desk) -> None:
+    await desk.send("a", "slow")
+    await desk.send("s", "side")
+    await until(lambda: len(desk.bench.ran) == 2)
+    assert await desk.work.cancel(Cancel(op="s"), 1) == Accepted()
+    assert (await desk.ending("s")).state == "cancelled"
+    assert desk.bench.seen_ending == [False]
+    assert desk.work.running == ["a"]
+    desk.bench.go.set()
+    assert (await desk.ending("a")).state == "done"
+
+
+async def test_both_are_resumed_and_neither_waits_for_the_other(tmp_path: Path, world: World) -> None:
+    store, desk = await desk_in(tmp_path, world, Bench())
+    await desk.send("a", "slow", "x")
+    await desk.send("s", "side", "y")
+    await until(lambda: len(desk.bench.ran) == 2)
+    await desk.work.close()
+    assert desk.bench.seen_ending == [True]
+    await store.close()
+
+    second = Bench()
+    store, desk = await desk_in(tmp_path, world, second)
+    assert desk.work.running == ["a", "s"]
+    assert isinstance(await desk.send("t", "side quick"), Refused)
+    second.go.set()
+    await desk.work.resume()
+    assert (await desk.ending("a")).state == "done"
+    assert desk.work.running == ["s"]
+    assert await desk.send("b", "quick") == Accepted()
+    await desk.ending("b")
+    second.go_beside.set()
+    assert (await desk.ending("s")).state == "done"
+    assert sorted(second.ran) == [("", False), ("x", True), ("y", True)]
+    await desk.work.close()
+    await store.close()
+
+
+async def test_a_cancellation_that_comes_with_the_end_leaves_the_lane_free(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, ending = desk.journal.finish, asyncio.Event()
+
+    async def slow_finish(*arguments: Any) -> None:
+        ending.set()
+        await asyncio.sleep(0.02)
+        await finish(*arguments)
+
+    monkeypatch.setattr(desk.journal, "finish", slow_finish)
+    await desk.send("a", "quick")
+    await ending.wait()
+    assert await desk.work.cancel(Cancel(op="a"), 1) == Accepted()
+    assert (await desk.ending("a")).state == "done"
+    await until(lambda: not desk.work.running)
+
+
+async def until(check: Callable[[], Any]) -> None:
+    async with asyncio.timeout(5):
+        while not check():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_text_alone_is_told_now_and_then(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("coffer_guest.work.time.monotonic", lambda: now[0])
+    await desk.journal.add(Start(op="a", kind="slow", deadline=9e9), 1)
+    context = desk.work._context((await desk.journal.running())[0], resumed=False)
+    for text in ("1 MB", "2 MB", "2 MB", "3 MB", "4 MB"):
+        await context.progress(10, text)
+        now[0] += 6.0
+    assert [event.text for event in await desk.events()] == ["1 MB", "2 MB", "4 MB"]

@@ -1,0 +1,25 @@
+"""Asking the provisioner: one sealed request, one answer."""
+
+from __future__ import annotations
+
+import msgspec
+
+from coffer_guest.trust import PROVISIONER, Trust
+from coffer_shared import subjects
+from coffer_shared.bus import Link, ask_sealed
+from coffer_shared.errors import TryAgain
+from coffer_shared.messages import Request, RequestAnswer, decode_request_answer, encode
+from coffer_shared.seal import Kind
+
+
+async def ask_provisioner(
+    link: Link, trust: Trust, instance: str, request: Request, *, within: float = 10.0
+) -> RequestAnswer:
+    """TryAgain when there is no answer, or none that can be read; BadEnvelope when it answers something else."""
+    peer, subject = trust.peer(PROVISIONER), subjects.request(instance)
+    raw = await ask_sealed(link, peer, Kind.REQUEST, subject, encode(request), answer=Kind.RESPONSE, timeout=within)
+    try:
+        answer: RequestAnswer = decode_request_answer(raw)
+    except msgspec.DecodeError as error:
+        raise TryAgain("the answer cannot be read") from error
+    return answer
