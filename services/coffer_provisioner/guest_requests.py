@@ -1,4 +1,4 @@
-"""What guests ask of the provisioner: enrolment, desired state, renewal and rotation of their credentials.
+"""What guests ask of the provisioner: enrolment, desired state, renewal of credentials and grants, rotation of keys.
 
 Each handler takes a received message and gives the sealed answer, or None for silence: whoever may not be answered
 learns nothing. Every handler may be asked the same thing twice, by any replica.
@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+from coffer_provisioner.backup_grants import BackupGrants
 from coffer_provisioner.issuer import Issuer
 from coffer_provisioner.records import PostgresRecords
 from coffer_shared import log, subjects
@@ -23,9 +24,10 @@ from coffer_shared.messages import (
     Desired,
     Enrol,
     Renew,
+    RenewGrant,
+    Request,
     RequestAnswer,
     Rotate,
-    Sync,
     decode_enrol,
     decode_request,
     encode,
@@ -43,6 +45,7 @@ class GuestRequests:
         keys: KeyPair,
         issuer: Issuer,
         records: PostgresRecords,
+        grants: BackupGrants,
         *,
         keyset: str,
         guest_life: timedelta,
@@ -52,6 +55,7 @@ class GuestRequests:
         self._keys = keys
         self._issuer = issuer
         self._records = records
+        self._grants = grants
         self._keyset = keyset
         self._life = guest_life
         self._enrolled = enrolled
@@ -103,7 +107,7 @@ class GuestRequests:
         return peer.seal(Kind.RESPONSE, reply, encode(answer), message_id=opened.message_id)
 
     async def _answer(
-        self, instance: str, guest: dict[str, Any], request: Sync | Renew | Rotate, heard: bytes,
+        self, instance: str, guest: dict[str, Any], request: Request, heard: bytes,
     ) -> RequestAnswer:
         """`heard` is the guest's public key that the request was sealed under."""
         if isinstance(request, Rotate):
@@ -118,6 +122,8 @@ class GuestRequests:
         current = heard == guest["xpub"]
         if current and (guest["nkey_old"] or guest["boot_nkey"]):
             await self._records.retire_old_keys(instance, heard)
+        if isinstance(request, RenewGrant):
+            return await self._grants.renew(instance, request.op)
         if isinstance(request, Renew):  # for the nkey that goes with the key: a guest may not know yet of its rotation
             return await self._credential(instance, guest["nkey"] if current else guest["nkey_old"])
         expires = guest["jwt_expires_at"]

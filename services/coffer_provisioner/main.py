@@ -20,6 +20,8 @@ from coffer_db import operations
 from coffer_db.database import Database, DatabaseSettings
 from coffer_db.observe import Levels, Observer, Tallies
 from coffer_db.secrets import MasterKey
+from coffer_provisioner.backup_grants import BackupGrants
+from coffer_provisioner.backup_records import PostgresBackups
 from coffer_provisioner.cloud.docker import DockerCloud, DockerSettings
 from coffer_provisioner.endings import ending
 from coffer_provisioner.guest_link import GuestLink
@@ -31,6 +33,7 @@ from coffer_provisioner.plans import PLANS
 from coffer_provisioner.reach import Reach
 from coffer_provisioner.records import PostgresRecords
 from coffer_provisioner.rounds import Rounds
+from coffer_provisioner.storage import configured
 from coffer_shared import identity, keyset, log, settings, subjects
 from coffer_shared.bus import Delivery, Link, tls_context
 from coffer_shared.lifetime import until_signalled
@@ -92,14 +95,17 @@ async def serve(chosen: ProvisionerSettings) -> None:
         nats_urls=tuple(told["nats_urls"]), ca=(state / "ca.pem").read_text(), root=root, keyset=signed,
         renewal_url=told["renewal_url"],
     )
+    master = MasterKey(bytes.fromhex((state / "master.key").read_text()))
+    backups, storages = PostgresBackups(db, master), configured.storages(state / "storage.json")
     reach = Reach(
         cloud=cloud,
         guests=GuestLink(guests, keys, records),
         records=records,
         identities=MachineIdentities(issuer, records, installation),
+        backups=backups,
+        storages=storages,
         registry=chosen.registry,
     )
-    master = MasterKey(bytes.fromhex((state / "master.key").read_text()))
     loop = Loop(
         db, dict(PLANS), reach, master, ending=ending, worker=f"{NAME}-{socket.gethostname()}",
         concurrency=chosen.concurrency, lease=chosen.lease_seconds,
@@ -109,7 +115,9 @@ async def serve(chosen: ProvisionerSettings) -> None:
         await operations.wake_instance(db, instance)
         loop.wake()
 
-    requests = GuestRequests(keys, issuer, records, keyset=signed, guest_life=life, enrolled=enrolled)
+    requests = GuestRequests(
+        keys, issuer, records, BackupGrants(backups, storages), keyset=signed, guest_life=life, enrolled=enrolled,
+    )
     await guests.subscribe(subjects.ENROLMENTS, "enrol", _answering(requests.on_enrol))
     await guests.subscribe(subjects.REQUESTS, "req", _answering(requests.on_request))
     await receive_wakes(control, keys, keyset.verify(signed, root), lambda _instance: loop.wake())
@@ -140,6 +148,8 @@ async def serve(chosen: ProvisionerSettings) -> None:
         await link.close()
     await observer.stop()
     await cloud.close()
+    for storage in storages.values():
+        await storage.close()
     await db.close()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from coffer_provisioner.cloud.interface import Cloud
+from coffer_provisioner.storage.interface import Container, Storage
+from coffer_shared.backups import BackedUp
 from coffer_shared.messages import CommandAnswer, Message
 
 
@@ -41,6 +44,46 @@ class Records(Protocol):
     async def revoke_guest(self, instance: str, reason: str) -> None: ...
 
 
+class Backups(Protocol):
+    """The rows and keys of backups (`coffer_provisioner.backup_records`)."""
+
+    async def backup(self, backup: str) -> dict[str, Any]:
+        """Its row with `backup_image`, `backup_image_digest`, `manager`, `version` of its datastore version. GiveUp
+        `backup_gone` if it is deleted or was never there."""
+        ...
+
+    async def set_state(self, backup: str, state: str) -> None:
+        """Also moves `updated_at`. Only forward: nothing happens to a backup that is past that state."""
+        ...
+
+    async def fail(self, backup: str, text: str) -> None:
+        """FAILED, and if anything may be stored of it, an operation that removes that: both or none."""
+        ...
+
+    async def container(self, backup: dict[str, Any]) -> Container:
+        """That of its row, with its keys, which are drawn and stored on the first call for it."""
+        ...
+
+    async def container_ready(self, container: Container, storage: str) -> None: ...
+
+    async def data_key(self, backup: dict[str, Any]) -> bytes:
+        """Drawn and stored, wrapped, on the first call for it."""
+        ...
+
+    async def note_grant(self, backup: str, until: float) -> None:
+        """A write grant is about to be given out. Only ever later. GiveUp `backup_closed` unless it is BUILDING and its
+        operation goes forward: from then on `grant_until` stays as it is."""
+        ...
+
+    async def complete(self, backup: str, found: BackedUp, location: str) -> None:
+        """GiveUp `backup_closed` unless it is SAVING (or COMPLETED already) and its operation goes forward."""
+        ...
+
+    async def forget(self, backup: str) -> None:
+        """Nothing of it is stored any more: DELETED, and its data key erased."""
+        ...
+
+
 class Identities(Protocol):
     """Makes the user data of a new machine."""
 
@@ -55,5 +98,8 @@ class Reach:
     guests: Guests
     records: Records
     identities: Identities
+    backups: Backups
+    storages: Mapping[str, Storage]
+    """By the name in a backup's row."""
     registry: str
     """host:port under which guests reach the registry."""

@@ -117,15 +117,19 @@ async def _kept(connection: AsyncConnection) -> list[Kept]:
 
 
 _OPEN = "('pending', 'running', 'waiting', 'undoing')"
+_CLOUDLESS = "(o.beside AND NOT o.lifecycle)"
+"""Such as a backup's deletion: it touches nothing of the instance, and a store that is away may keep it open long."""
 _KEPT = text(f"""
     SELECT i.id AS instance, i.project_id AS project FROM instances i
     WHERE i.deleted_at IS NULL AND i.started_once AND NOT i.failed
-      AND NOT EXISTS (SELECT FROM operations o WHERE o.instance_id = i.id AND o.state IN {_OPEN})
+      AND NOT EXISTS (SELECT FROM operations o WHERE o.instance_id = i.id AND o.state IN {_OPEN} AND NOT {_CLOUDLESS})
 """)  # noqa: S608 - a constant
 _ENDED = text(f"""
     SELECT o.id AS operation, o.instance_id AS instance, o.state IN {_OPEN} AS open,
            i.deleted_at IS NOT NULL AS instance_deleted,
-           EXISTS (SELECT FROM operations b WHERE b.instance_id = i.id AND b.state IN {_OPEN}) AS instance_busy,
+           EXISTS (
+               SELECT FROM operations o WHERE o.instance_id = i.id AND o.state IN {_OPEN} AND NOT {_CLOUDLESS}
+           ) AS instance_busy,
            o.kind = 'create_instance' AND o.state IN ('failed', 'cancelled') AS failed_create,
            i.started_once OR (o.kind = 'create_instance' AND o.guest_state = 'done') AS held_a_database, o.finished_at
     FROM operations o JOIN instances i ON i.id = o.instance_id WHERE o.id = ANY(:ids)

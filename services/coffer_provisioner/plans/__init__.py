@@ -7,7 +7,10 @@ from datetime import timedelta
 from types import MappingProxyType
 
 from coffer_provisioner.plan import Plan
+from coffer_provisioner.plans.clear_backup import CLEAR_BACKUP
+from coffer_provisioner.plans.create_backup import CREATE_BACKUP
 from coffer_provisioner.plans.create_instance import CREATE_INSTANCE
+from coffer_provisioner.plans.delete_backup import DELETE_BACKUP
 from coffer_provisioner.plans.delete_instance import DELETE_INSTANCE
 from coffer_provisioner.plans.enable_root import ENABLE_ROOT
 from coffer_provisioner.plans.guest_commands import guest_command
@@ -28,6 +31,9 @@ PLANS: Mapping[str, Plan] = MappingProxyType({
         RESTART_INSTANCE,
         RECOVER_INSTANCE,
         ENABLE_ROOT,
+        CREATE_BACKUP,
+        DELETE_BACKUP,
+        CLEAR_BACKUP,
         *(guest_command(kind, within=timedelta(seconds=60)) for kind in DATA_COMMANDS),
     )
 })

@@ -1,4 +1,7 @@
-"""Create one instance: from a row to a healthy database. The tuples at the end are the order it happens in."""
+"""Create one instance: from a row to a healthy database, new or restored from a backup (`args["restore"]`).
+
+The tuples at the end are the order it happens in.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,36 @@ from typing import Any
 
 import msgspec
 
+from coffer_db.tables import BackupState
+from coffer_provisioner import backup_store
+from coffer_provisioner.backup_check import recorded
 from coffer_provisioner.cloud.interface import MachineSpec, MachineState, Port, Tags, Volume
 from coffer_provisioner.plan import Done, Job, Outcome, Plan, Wait
-from coffer_provisioner.plans.guest_commands import on_guest
+from coffer_provisioner.plans.guest_commands import last_word, send
 from coffer_provisioner.reach import Reach
 from coffer_shared import commands
+from coffer_shared.backups import RestoreFrom
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Engine
 
 GIB = 1024**3
 MIB = 1024**2
+
+
+async def check_backup(job: Job, to: Reach) -> Outcome:
+    """Before anything is made: nobody should wait for a machine to learn that there is nothing to fill it with."""
+    if "restore" not in job.args:
+        return Done()
+    backup, row = await to.backups.backup(job.args["restore"]), await to.records.instance(job.instance)
+    if backup["project_id"] != job.project:
+        raise GiveUp("backup_gone", "the backup is gone")
+    if backup["state"] != BackupState.COMPLETED:
+        raise GiveUp("backup_not_complete", "the backup is not complete")
+    if backup["manager"] != row["manager"]:
+        raise GiveUp("wrong_datastore", f"a backup of {backup['manager']} cannot be restored into {row['manager']}")
+    image_reference(to.registry, backup["backup_image"], backup["backup_image_digest"])
+    await backup_store.check(backup, recorded(backup), to)
+    return Done()
 
 
 async def ensure_port(job: Job, to: Reach) -> Outcome:
@@ -78,26 +101,12 @@ async def wait_enrolled(job: Job, to: Reach) -> Outcome:
 
 
 async def prepare_guest(job: Job, to: Reach) -> Outcome:
-    row = await to.records.instance(job.instance)
-    args = commands.Prepare(
-        datastore=row["manager"],
-        version=row["version"],
-        image=image_reference(to.registry, row["image"], row["image_digest"]),
-        port=row["port"],
-        listen=[job.context["address"]],
-        memory_bytes=row["ram_mb"] * MIB,
-        vcpus=row["vcpus"],
-        fs_uuid=row["fs_uuid"],
-        format=not row["formatted"],
-        volume_bytes=row["volume_gib"] * GIB,
-        allowed_cidrs=row["allowed_cidrs"],
-        databases=msgspec.convert(job.args.get("databases", []), list[commands.NewDatabase]),
-        users=msgspec.convert(job.secret_args.get("users", []), list[commands.UserArgs]),
-    )
-    outcome = await on_guest(job, to, "prepare", msgspec.to_builtins(args))
-    if isinstance(outcome, Done):
-        await to.records.set_instance(job.instance, formatted=True, started_once=True)
-    return outcome
+    said = await last_word(job, to)
+    if said != "done":
+        args = await _prepare(job, to)
+        return await send(job, to, "prepare" if args.restore is None else "restore", msgspec.to_builtins(args), said)
+    await to.records.set_instance(job.instance, formatted=True, started_once=True)
+    return Done()
 
 
 async def mark_volume(job: Job, to: Reach) -> Outcome:
@@ -167,9 +176,41 @@ async def held_a_database(job: Job, to: Reach) -> bool:
     return beat is not None and beat["engine"] == Engine.HEALTHY
 
 
+async def _prepare(job: Job, to: Reach) -> commands.Prepare:
+    row = await to.records.instance(job.instance)
+    return commands.Prepare(
+        datastore=row["manager"],
+        version=row["version"],
+        image=image_reference(to.registry, row["image"], row["image_digest"]),
+        port=row["port"],
+        listen=[job.context["address"]],
+        memory_bytes=row["ram_mb"] * MIB,
+        vcpus=row["vcpus"],
+        fs_uuid=row["fs_uuid"],
+        format=not row["formatted"],
+        volume_bytes=row["volume_gib"] * GIB,
+        allowed_cidrs=row["allowed_cidrs"],
+        databases=msgspec.convert(job.args.get("databases", []), list[commands.NewDatabase]),
+        users=msgspec.convert(job.secret_args.get("users", []), list[commands.UserArgs]),
+        restore=await _restore(job, to) if "restore" in job.args else None,
+    )
+
+
+async def _restore(job: Job, to: Reach) -> RestoreFrom:
+    """Goes into the sealed command and nowhere else: it holds the data key and a grant."""
+    backup = await to.backups.backup(job.args["restore"])
+    return RestoreFrom(
+        backup=backup["id"],
+        image=image_reference(to.registry, backup["backup_image"], backup["backup_image_digest"]),
+        key=(await to.backups.data_key(backup)).hex(),
+        grant=await backup_store.read_grant(backup, to.backups, to.storages),
+        manifest_sha256=backup["manifest_sha256"],
+    )
+
+
 def image_reference(registry: str, image: str, digest: str) -> str:
     """By digest always: a tag may move between two guests."""
-    if not digest:
+    if not image or not digest:
         raise GiveUp("image_missing", "no digest is recorded for the image of this datastore version")
     return f"{registry}/{image.split('@', maxsplit=1)[0].split(':', maxsplit=1)[0]}@{digest}"
 
@@ -181,8 +222,8 @@ def tags(job: Job) -> Tags:
 CREATE_INSTANCE = Plan(
     "create_instance",
     steps=(
-        ensure_port, ensure_volume, ensure_machine, wait_enrolled, prepare_guest, mark_volume, ensure_public_address,
-        wait_healthy,
+        check_backup, ensure_port, ensure_volume, ensure_machine, wait_enrolled, prepare_guest, mark_volume,
+        ensure_public_address, wait_healthy,
     ),
     undo=(drop_public_address, drop_machine, drop_unused_volume, drop_identity, drop_port),
     within=timedelta(minutes=20),

@@ -39,18 +39,27 @@ def command_step(name: str, kind: str) -> Step:
 
 async def on_guest(job: Job, to: Reach, kind: str, args: dict[str, Any]) -> Outcome:
     """Look at what the guest last said of this operation; send the command again while it has not ended."""
+    said = await last_word(job, to)
+    return Done() if said == "done" else await send(job, to, kind, args, said)
+
+
+async def last_word(job: Job, to: Reach) -> str:
+    """What the guest last said of this operation: "" (nothing), accepted or done. GiveUp if that was its failure."""
     operation = await to.records.operation(job.id)
-    state = operation["guest_state"]
-    if state == "done":
-        return Done()
+    state: str = operation["guest_state"]
     if state == "failed":
         raise GiveUp(operation["guest_code"] or Failure.INTERNAL, operation["guest_text"])
     if state == "cancelled":
         raise GiveUp(Failure.CANCELLED, "the guest ended the command")
+    return state
+
+
+async def send(job: Job, to: Reach, kind: str, args: dict[str, Any], said: str) -> Outcome:
+    """For whose arguments are costly, or must not be made in vain: `on_guest` in two parts. `said`: the last word."""
     command = Start(op=job.id, kind=kind, args=args, deadline=time.time() + job.seconds_left)
     answer = await to.guests.send(job.instance, command, within=ACCEPT_SECONDS)
     if isinstance(answer, Accepted):
-        if state != "accepted":
+        if said != "accepted":
             await to.records.set_guest_state(job.id, "accepted")
         return Wait(RESEND_SECONDS, "the guest works on it")
     if isinstance(answer, Refused) and answer.code not in PASSING:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import text
 
 from coffer_db.database import Database
+from coffer_db.secrets import MasterKey
 from coffer_provisioner.guest_requests import GuestRequests
 from coffer_shared import jwt, subjects
 from coffer_shared.bus import Link, ask_sealed
@@ -32,6 +33,7 @@ from coffer_shared.nkeys import NKey
 from coffer_shared.seal import KeyPair, Kind, Peer
 
 LIFE = timedelta(days=30)
+MASTER = MasterKey.generate()
 PORTS = {"postgresql": 5432}
 SERVICES = {name: KeyPair.generate() for name in ("provisioner", "api", "status-collector", "backup-scheduler")}
 _SEED = os.urandom(32)

@@ -7,20 +7,26 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from coffer_db import operations, roles
 from coffer_db.catalogue import register
 from coffer_db.database import Database
+from coffer_db.tables import Backup
+from coffer_provisioner.backup_grants import BackupGrants
+from coffer_provisioner.backup_records import PostgresBackups
 from coffer_provisioner.guest_requests import GuestRequests
 from coffer_provisioner.identities import Installation, MachineIdentities
 from coffer_provisioner.main import _answering
 from coffer_provisioner.records import PostgresRecords
+from coffer_provisioner.storage.fake import FakeStorage
 from coffer_shared import subjects
 from coffer_shared.bus import Link, tls_context
 from integration.db.rows import CATALOGUE, new_instance
-from integration.provisioner.actors import LIFE, PORTS, ROOT, SERVICES, SIGNED, Provisioner, StubGuest
+from integration.provisioner.actors import LIFE, MASTER, PORTS, ROOT, SERVICES, SIGNED, Provisioner, StubGuest
 from support.nats_server import NatsServer
 
 MakeInstance = Callable[..., Any]
@@ -119,6 +125,45 @@ def records(provisioner_db) -> PostgresRecords:
 
 
 @pytest.fixture
+def backups(provisioner_db) -> PostgresBackups:
+    return PostgresBackups(provisioner_db, MASTER)
+
+
+@pytest.fixture
+def storage() -> FakeStorage:
+    return FakeStorage()
+
+
+@pytest.fixture
+def make_backup(db, file) -> Callable[..., Any]:
+    """A backup of this instance with the operation that makes it. Its former ones are over."""
+
+    async def make(instance: str, **columns: Any) -> str:
+        backup = str(uuid4())
+        async with db.connect() as connection:
+            found = await connection.execute(_OF, {"i": instance})
+            version, project = found.one()
+            await connection.execute(_END, {"i": instance})
+        operation = await file(instance, "create_backup", beside=True, args={"backup": backup})
+        row = {
+            "id": backup, "project_id": project, "instance_id": instance, "operation_id": operation, "name": "nightly",
+            "datastore_version_id": version, "container": "database_backups", "prefix": f"{instance}/{backup}/",
+        }
+        async with db.begin() as session:
+            session.add(Backup(**(row | columns)))
+        return backup
+
+    return make
+
+
+_OF = text("SELECT datastore_version_id, project_id FROM instances WHERE id = :i")
+_END = text("""
+    UPDATE operations SET state = 'succeeded', finished_at = now()
+    WHERE instance_id = :i AND kind = 'create_backup' AND finished_at IS NULL
+""")
+
+
+@pytest.fixture
 def identities(server, records) -> MachineIdentities:
     told = Installation(
         nats_urls=(server.url,), ca=server.ca_pem, root=ROOT, keyset=SIGNED, renewal_url="https://door:8443/renew",
@@ -127,7 +172,7 @@ def identities(server, records) -> MachineIdentities:
 
 
 @pytest.fixture
-async def provisioner(server, provisioner_db, records, link) -> Provisioner:
+async def provisioner(server, provisioner_db, records, backups, storage, link) -> Provisioner:
     """Answers enrolments and requests over NATS as the service does."""
     awaited: list[str] = []
 
@@ -136,7 +181,8 @@ async def provisioner(server, provisioner_db, records, link) -> Provisioner:
         awaited.append(instance)
 
     requests = GuestRequests(
-        SERVICES["provisioner"], server.issuer, records, keyset=SIGNED, guest_life=LIFE, enrolled=enrolled,
+        SERVICES["provisioner"], server.issuer, records, BackupGrants(backups, {"swift": storage}), keyset=SIGNED,
+        guest_life=LIFE, enrolled=enrolled,
     )
     own = await link(server.service_creds("provisioner"), "provisioner", "_INBOX.provisioner")
     await own.subscribe(subjects.ENROLMENTS, "enrol", _answering(requests.on_enrol))

@@ -7,12 +7,13 @@ import json
 from datetime import timedelta
 from hashlib import sha256
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
 from coffer_db import operations
 from coffer_db.guest_events import GuestEvent, note_events
-from coffer_db.secrets import MasterKey
+from coffer_provisioner import backup_store
 from coffer_provisioner.cloud.fake import FakeCloud
 from coffer_provisioner.cloud.interface import MachineState
 from coffer_provisioner.endings import ending
@@ -20,31 +21,55 @@ from coffer_provisioner.loop import Loop
 from coffer_provisioner.plans import PLANS
 from coffer_provisioner.reach import Reach
 from coffer_shared import commands
+from coffer_shared.backups import MANIFEST, BackUp, Grant
 from coffer_shared.errors import GiveUp
 from coffer_shared.identity import decode_user_data
-from coffer_shared.messages import Accepted
+from coffer_shared.messages import Accepted, Cancel
 from integration.db.rows import instance_row
-from integration.provisioner.actors import execute, guest_row, new_keys
+from integration.provisioner.actors import MASTER, execute, guest_row, new_keys
+from unit.provisioner.backup_material import manifest, result, segments
 
-MASTER = MasterKey.generate()
 DIGEST = "sha256:" + "a" * 64
 
 
 class Guest:
     """Does each command at once and reports its end, as the collector would store it."""
 
-    def __init__(self, db, cloud):
-        self.db, self.cloud = db, cloud
+    def __init__(self, db, cloud, storage):
+        self.db, self.cloud, self.storage = db, cloud, storage
         self.received = []
+        self.restored = {}
+        self.slow = False
         self.boot = 1
         self.loop = None
 
     async def send(self, instance, command, *, within):
+        if isinstance(command, Cancel):
+            await self.report(instance, command, "cancelled")
+            return Accepted()
         self.received.append(command)
+        if command.kind == "backup":
+            found = self.back_up(BackUp(**{**command.args, "grant": Grant(**command.args["grant"])}))
+            if not self.slow:
+                await self.report(instance, command, "done", result=msgspec.to_builtins(found))
+            return Accepted()
+        if command.kind == "restore":
+            grant = Grant(**command.args["restore"]["grant"])
+            self.restored = {name: self.storage.get(grant, name) for name in (*segments(), MANIFEST)}
         await self.beat(instance)
-        await note_events(self.db, [GuestEvent(instance=instance, op=command.op, n=0, kind="done", at=1.0)])
-        self.loop.wake()
+        await self.report(instance, command, "done")
         return Accepted()
+
+    async def report(self, instance, command, kind, **more):
+        await note_events(self.db, [GuestEvent(instance=instance, op=command.op, n=0, kind=kind, at=1.0, **more)])
+        self.loop.wake()
+
+    def back_up(self, order):
+        whole = segments()
+        written = manifest(whole, order.backup)
+        for name, data in {**whole, MANIFEST: written}.items():
+            self.storage.put(order.grant, name, data)
+        return result(whole, written)
 
     async def beat(self, instance):
         await execute(
@@ -55,11 +80,17 @@ class Guest:
 
 
 @pytest.fixture
-async def stage(db, provisioner_db, records, identities, make_instance):
+async def stage(db, provisioner_db, records, backups, storage, identities, monkeypatch):
     """The loop running under its role; `run(instance, kind)` waits for the operation's end."""
+    monkeypatch.setattr(backup_store, "WRITE_SECONDS", 0.1)
+    monkeypatch.setattr(backup_store, "CLOCKS_APART", 0.0)
+    storage.clock = lambda: 0.0
     cloud = FakeCloud()
-    guest = Guest(db, cloud)
-    reach = Reach(cloud=cloud, guests=guest, records=records, identities=identities, registry="registry:5000")
+    guest = Guest(db, cloud, storage)
+    reach = Reach(
+        cloud=cloud, guests=guest, records=records, identities=identities, backups=backups,
+        storages={"swift": storage}, registry="registry:5000",
+    )
     loop = Loop(provisioner_db, dict(PLANS), reach, MASTER, ending=ending, sweep=0.05)
     guest.loop = loop
     running = asyncio.create_task(loop.run())
@@ -70,6 +101,9 @@ async def stage(db, provisioner_db, records, identities, make_instance):
         )
         async with db.begin() as session:
             operation = await operations.file(session, new, MASTER.public)
+        return await ended(operation, instance, kind)
+
+    async def ended(operation, instance="", kind=""):
         loop.wake()
         async with asyncio.timeout(20):
             while (row := await _operation(db, operation)).finished_at is None:
@@ -95,7 +129,7 @@ async def stage(db, provisioner_db, records, identities, make_instance):
             await operations.wake_instance(db, instance)
             loop.wake()
 
-    run.cloud, run.guest = cloud, guest
+    run.cloud, run.guest, run.loop, run.ended = cloud, guest, loop, ended
     yield run
     loop.stop()
     await running
@@ -162,6 +196,96 @@ async def test_a_creation_that_fails_says_why_and_leaves_nothing(db, make_instan
     assert row.fault_message.startswith("create instance failed (image_missing)")
     assert row.fault_details == f"operation {made.id}"
     assert (await guest_row(db, instance)).revoked_at is not None
+
+
+# --- backups ---
+
+
+@pytest.fixture
+def offered(db, make_instance):
+    """An instance of a version that can be backed up."""
+
+    async def make(**columns):
+        instance = await make_instance(**columns)
+        await execute(
+            db, "UPDATE datastore_versions SET image_digest = :d, backup_image = 'coffer/b:17',"
+            " backup_image_digest = :d", d=DIGEST,
+        )
+        return instance
+
+    return make
+
+
+async def _backup_row(db, backup):
+    async with db.connect() as connection:
+        return (await connection.execute(text("SELECT * FROM backups WHERE id = :b"), {"b": backup})).one()
+
+
+async def test_a_backup_is_made_restored_elsewhere_and_deleted(db, offered, make_backup, stage, storage):
+    source, target = await offered(), await offered()
+    assert (await stage(source, "create_instance", secret_args={})).state == "succeeded"
+
+    backup = await make_backup(source)
+    made = await stage.ended((await _backup_row(db, backup)).operation_id)
+    row = await _backup_row(db, backup)
+    assert (made.state, made.failure_text, row.state, row.segments) == ("succeeded", None, "COMPLETED", 3)
+    assert row.position == {"end": "0/3000028"}
+    assert row.location.endswith(f"/p/database_backups/{source}/{backup}/manifest.json")
+    sent = stage.guest.received[-1]
+    assert sent.args["image"] == f"registry:5000/coffer/b@{DIGEST}"
+
+    assert (await stage(source, "delete_instance")).state == "succeeded"
+    restored = await stage(target, "create_instance", args={"restore": backup}, secret_args={})
+    assert (restored.state, restored.failure_text) == ("succeeded", None)
+    assert stage.guest.received[-1].kind == "restore"
+    assert set(stage.guest.restored) == {*segments(), MANIFEST}
+    assert None not in stage.guest.restored.values()
+    assert stage.guest.received[-1].args["restore"]["key"] == sent.args["key"]
+
+    deleted = await stage(source, "delete_backup", args={"backup": backup}, lifecycle=False, beside=True)
+    row = await _backup_row(db, backup)
+    assert (deleted.state, row.state, row.data_key) == ("succeeded", "DELETED", None)
+    assert [held.objects for held in storage.store.containers.values()] == [{}]
+    again = await stage(await offered(), "create_instance", args={"restore": backup}, secret_args={})
+    assert (again.state, again.failure_code, again.failure_step) == ("failed", "backup_gone", "check_backup")
+    kept = json.dumps([dict(o._mapping) for o in await _operations(db)], default=str)
+    assert sent.args["key"] not in kept
+    assert "temp_url_sig" not in kept
+
+
+async def test_a_backup_that_is_cancelled_leaves_nothing_and_users_are_made_beside_it(
+    db, offered, make_backup, stage, storage,
+):
+    instance = await offered()
+    assert (await stage(instance, "create_instance", secret_args={})).state == "succeeded"
+    stage.guest.slow = True
+    backup = await make_backup(instance)
+    operation = (await _backup_row(db, backup)).operation_id
+    stage.loop.wake()
+    async with asyncio.timeout(10):
+        while not any(c.kind == "backup" for c in stage.guest.received):
+            await asyncio.sleep(0.01)
+    assert (await stage(instance, "create_users", secret_args={"users": []}, lifecycle=False)).state == "succeeded"
+    with pytest.raises(operations.Busy):
+        await stage(instance, "restart_instance")
+    async with db.begin() as session:
+        assert await operations.request_cancel(session, operation)
+    ended = await stage.ended(operation)
+    row = await _backup_row(db, backup)
+    assert (ended.state, row.state, row.failure_text) == ("cancelled", "FAILED", "cancelled on request")
+    clearing = next(o for o in await _operations(db) if o.kind == "clear_backup")
+    assert (await stage.ended(clearing.id)).state == "succeeded"
+    assert [held.objects for held in storage.store.containers.values()] == [{}]
+    assert not (await instance_row(db, instance)).failed
+    assert (await stage(instance, "restart_instance")).state == "succeeded"
+
+
+async def _operations(db):
+    async with db.connect() as connection:
+        return (await connection.exec_driver_sql("SELECT * FROM operations")).all()
+
+
+# --- rows ---
 
 
 async def test_root_is_noted_once_for_each_operation(db, instance, file, records):

@@ -157,7 +157,49 @@ async def test_only_one_provisioner_makes_the_round(db, make_instance, built, cl
     assert other.counts["recovered"] == 1
 
 
+async def test_a_machine_goes_down_while_a_backup_is_made_or_deleted(db, make_instance, built, cloud, rounds, file):
+    """The backup has to end first, which it soon does; its deletion may wait long for the store, and nobody for it."""
+    making, deleting = await make_instance(started_once=True), await make_instance(started_once=True)
+    for instance in (making, deleting):
+        await built(instance)
+        cloud.set_machine(instance, MachineState.STOPPED)
+    operation = await file(making, "create_backup", beside=True)
+    await file(deleting, "delete_backup", lifecycle=False, beside=True)
+    await rounds.once()
+    assert await filed(db) == [deleting]
+    await end(db, operation, "undoing", "NULL")
+    await rounds.once()
+    assert await filed(db) == [deleting]
+    await end(db, operation, "failed")
+    await rounds.once()
+    assert await filed(db) == [deleting, making]
+    claimed = {(await operations.claim(db, "w", 30)).kind for _ in range(3)}
+    assert claimed == {"delete_backup", "recover_instance"}
+
+
 # --- leftovers ---
+
+
+async def test_a_backup_that_is_being_deleted_keeps_no_leftovers(db, make_instance, built, cloud, rounds, file):
+    """It outlives its instance, and its store may be away for long."""
+    instance = await make_instance()
+    await built(instance)
+    await execute(db, f"UPDATE instances SET deleted_at = {LONG_AGO}")
+    await file(instance, "delete_backup", lifecycle=False, beside=True)
+    for _ in range(2):
+        await rounds.once()
+    assert await cloud.resources() == []
+
+
+@pytest.mark.parametrize("state", ["waiting", "undoing", "failed", "succeeded"])
+async def test_a_backup_of_a_living_instance_sweeps_nothing(db, make_instance, built, cloud, rounds, file, state):
+    instance = await make_instance(started_once=True)
+    await built(instance)
+    operation = await file(instance, "create_backup", beside=True)
+    await end(db, operation, state, "NULL" if state in {"waiting", "undoing"} else LONG_AGO)
+    before = await all_of(cloud)
+    await rounds.once()
+    assert await all_of(cloud) == before
 
 
 async def test_exactly_the_leftovers_are_swept(db, make_instance, built, cloud, rounds):
@@ -284,7 +326,9 @@ async def _run(db, provisioner_db, cloud, records, operation):
         async def send(self, *_args, **_more):
             raise GuestSilent("nobody")
 
-    reach = Reach(cloud=cloud, guests=Silent(), records=records, identities=None, registry="r:5000")
+    reach = Reach(
+        cloud=cloud, guests=Silent(), records=records, identities=None, backups=None, storages={}, registry="r:5000",
+    )
     loop = Loop(provisioner_db, dict(PLANS), reach, MasterKey.generate(), ending=ending)
     claimed = await operations.claim(provisioner_db, "w", 30)
     assert claimed.id == operation

@@ -15,8 +15,8 @@ CLEARED = {"failed": False, "fault_message": None, "fault_details": None, "fault
 
 def job(kind, **more):
     return Job(
-        id="op", instance="i", project="p", kind=kind, args={}, secret_args={}, context={}, undoing=False,
-        seconds_left=1.0, **({"failure_code": "quota", "failure_text": "no room"} | more),
+        id="op", instance="i", project="p", kind=kind, secret_args={}, context={}, undoing=False, seconds_left=1.0,
+        **({"args": {}, "failure_code": "quota", "failure_text": "no room"} | more),
     )
 
 
@@ -30,6 +30,11 @@ def fault(kind):
     ("recover_instance", DONE, CLEARED),
     ("delete_instance", DONE, {"deleted_at": NOW, "addresses": []}),
     ("create_users", DONE, {}),
+    ("create_backup", DONE, {}),
+    ("create_backup", FAILED, {}),
+    ("create_backup", CANCELLED, {}),
+    ("delete_backup", DONE, {}),
+    ("delete_backup", FAILED, {}),
     ("create_instance", FAILED, fault("create instance") | {"failed": True}),
     ("create_instance", CANCELLED, fault("create instance") | {"failed": True}),
     ("restart_instance", FAILED, fault("restart instance")),
@@ -54,8 +59,13 @@ def test_only_a_deletion_that_succeeded_deletes():
     assert deleting == [("delete_instance", DONE)]
 
 
-def test_users_and_databases_never_mark_the_instance():
-    assert [ending(job(kind), state) for kind in DATA_COMMANDS for state in ENDS] == [{}] * 3 * len(DATA_COMMANDS)
+def test_users_databases_and_backups_never_mark_the_instance():
+    kinds = (*DATA_COMMANDS, "create_backup", "delete_backup")
+    assert [ending(job(kind), state) for kind in kinds for state in ENDS] == [{}] * 3 * len(kinds)
+
+
+def test_a_restore_that_fails_ends_as_a_creation_does():
+    assert ending(job("create_instance", args={"restore": "b"}), FAILED)["failed"]
 
 
 def test_a_long_story_is_cut():

@@ -40,7 +40,9 @@ class Stage:
 
     @property
     def reach(self):
-        return Reach(cloud=None, guests=self, records=self, identities=None, registry="r")
+        return Reach(
+            cloud=None, guests=self, records=self, identities=None, backups=None, storages={}, registry="r",
+        )
 
 
 def job(**more):

@@ -53,7 +53,9 @@ class Rows:
 
     @property
     def reach(self):
-        return Reach(cloud=self.cloud, guests=self, records=self, identities=self, registry="r:5000")
+        return Reach(
+            cloud=self.cloud, guests=self, records=self, identities=self, backups=None, storages={}, registry="r:5000",
+        )
 
 
 @pytest.fixture
@@ -84,14 +86,20 @@ def job(rows, **more):
 
 ORDER = {
     "create_instance": (
-        ("ensure_port ensure_volume ensure_machine wait_enrolled prepare_guest mark_volume ensure_public_address "
-         "wait_healthy"),
+        ("check_backup ensure_port ensure_volume ensure_machine wait_enrolled prepare_guest mark_volume "
+         "ensure_public_address wait_healthy"),
         "drop_public_address drop_machine drop_unused_volume drop_identity drop_port",
     ),
     "delete_instance": ("drop_public_address drop_machine drop_identity drop_volume drop_port", ""),
     "restart_instance": ("restart_database", "ensure_machine_runs"),
     "recover_instance": ("note_last_report ensure_machine_runs wait_reported", ""),
     "enable_root": ("enable_on_guest record_root", ""),
+    "create_backup": (
+        "ensure_store draw_key back_up settle check_stored record",
+        "stop_guest mark_failed",
+    ),
+    "delete_backup": ("remove_objects forget", ""),
+    "clear_backup": ("remove_objects", ""),
     **dict.fromkeys(DATA_COMMANDS, ("run_on_guest", "")),
 }
 
@@ -112,8 +120,9 @@ def test_a_plan_knows_its_own_kind_and_its_steps_have_names_of_their_own():
             assert len(names) == len(set(names)), kind
 
 
-def test_only_a_deletion_never_gives_up_and_only_it_deletes_a_used_volume():
-    assert [kind for kind, plan in PLANS.items() if plan.keep_trying] == ["delete_instance"]
+def test_only_deletions_never_give_up_and_only_that_of_an_instance_deletes_a_used_volume():
+    keeps_trying = {kind for kind, plan in PLANS.items() if plan.keep_trying}
+    assert keeps_trying == {"delete_instance", "delete_backup", "clear_backup"}
     dropping = {k for k, plan in PLANS.items() for s in (*plan.steps, *plan.undo) if s.__name__ == "drop_volume"}
     assert dropping == {"delete_instance"}
 
@@ -128,9 +137,10 @@ def test_an_image_is_named_by_its_recorded_digest(image):
     assert image_reference("r:5000", image, DIGEST) == f"r:5000/coffer/postgres@{DIGEST}"
 
 
-def test_an_image_without_a_recorded_digest_is_not_pulled_by_tag():
+@pytest.mark.parametrize(("image", "digest"), [("coffer/postgres:17", ""), ("", DIGEST), ("", "")])
+def test_an_image_without_a_recorded_digest_is_not_pulled_by_tag(image, digest):
     with pytest.raises(GiveUp) as caught:
-        image_reference("r:5000", "coffer/postgres:17", "")
+        image_reference("r:5000", image, digest)
     assert caught.value.code == "image_missing"
 
 

@@ -1,0 +1,34 @@
+"""Delete one backup: its objects, then its key. It needs no guest, and its instance may be long gone."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from coffer_db.tables import BackupState
+from coffer_provisioner import backup_store
+from coffer_provisioner.plan import Done, Job, Outcome, Plan
+from coffer_provisioner.reach import Reach
+
+
+async def remove_objects(job: Job, to: Reach) -> Outcome:
+    row = await backup_store.row_if_any(job.args["backup"], to)
+    if row is None:
+        return Done()
+    if row["state"] != BackupState.DELETING:
+        await to.backups.set_state(row["id"], BackupState.DELETING)
+        row = await backup_store.row_if_any(row["id"], to) or row  # only now is its last grant certain
+    return await backup_store.remove(row, to)
+
+
+async def forget(job: Job, to: Reach) -> Outcome:
+    await to.backups.forget(job.args["backup"])
+    return Done()
+
+
+DELETE_BACKUP = Plan(
+    "delete_backup",
+    steps=(remove_objects, forget),
+    within=timedelta(minutes=10),
+    step_limit=timedelta(seconds=180),
+    keep_trying=True,
+)
