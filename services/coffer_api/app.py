@@ -13,6 +13,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from coffer_api import (
+    backup_strategies,
+    backups,
     databases,
     discovery,
     documents,
@@ -34,8 +36,8 @@ from coffer_shared.errors import GuestSilent, Refused, TryAgain
 from coffer_shared.messages import Failure
 
 _MODULES = (
-    instances.ROUTES, databases.ROUTES, users.ROUTES, root.ROUTES, followed.ROUTES, offers.ROUTES, offers.FLAVORS,
-    limits.ROUTES, elsewhere.ROUTES,
+    instances.ROUTES, databases.ROUTES, users.ROUTES, root.ROUTES, backups.ROUTES, backup_strategies.ROUTES,
+    followed.ROUTES, offers.ROUTES, offers.FLAVORS, limits.ROUTES, elsewhere.ROUTES,
 )
 
 

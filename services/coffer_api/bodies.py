@@ -62,7 +62,17 @@ def _reference(value: Any) -> Any:
         value = value.get("id")
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value) if abs(value) < 10**18 else None
+    return _last_part(value)
+
+
+def _last_part(value: Any) -> Any:
     return value.rstrip("/").rsplit("/", 1)[-1] if isinstance(value, str) else value
+
+
+def _bit(value: Any) -> Any:
+    if value is None:
+        return False
+    return bool(value) if type(value) is int and value in {0, 1} else value
 
 
 Nes = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_text)]
@@ -143,8 +153,13 @@ class UserSpec(Body):
     databases: Annotated[list[DatabaseRef], Field(max_length=1000), AfterValidator(_unique)] = []
 
 
+class RestorePoint(Body):
+    backup_ref: Annotated[Uuid, BeforeValidator(_last_part)] = Field(alias="backupRef")
+    """By id or by address."""
+
+
 class InstanceSpec(Body):
-    """What is asked for; the last five are of later releases and answered 501 when they say something."""
+    """What is asked for; the last four are of later releases and answered 501 when they say something."""
 
     name: Nes
     flavor_ref: FlavorRef | None = Field(None, alias="flavorRef")
@@ -159,9 +174,9 @@ class InstanceSpec(Body):
     region_name: Nes | None = None
     locality: Literal["affinity", "anti-affinity", "soft-affinity", "soft-anti-affinity"] | None = None
     replica_count: int | None = Field(None, ge=1, le=3)
+    restore_point: RestorePoint | None = Field(None, alias="restorePoint")
     replica_of: Any = None
     slave_of: Any = None
-    restore_point: Any = Field(None, alias="restorePoint")
     configuration: Any = None
     modules: Any = None
 
@@ -199,6 +214,35 @@ class Action(Body):
         strict=True, extra="allow", hide_input_in_errors=True,
         json_schema_extra={"example": {"restart": {}}, "minProperties": 1, "maxProperties": 1},
     )
+
+
+class BackupSpec(Body):
+    """The instance goes by either name. What says incremental or `restore_from` is of later releases."""
+
+    name: Nes
+    instance: Uuid | None = None
+    instance_id: Uuid | None = None
+    description: Nes | None = None
+    swift_container: Nes | None = None
+    storage_driver: Literal["swift"] | None = None
+    incremental: Annotated[bool, BeforeValidator(_bit), WithJsonSchema({
+        "anyOf": [{"type": "integer", "minimum": 0, "maximum": 1}, {"type": "boolean"}, {"type": "null"}],
+    })] = False
+    parent_id: Uuid | None = None
+    restore_from: Any = None
+
+
+class CreateBackup(Body):
+    backup: BackupSpec
+
+
+class StrategySpec(Exact):
+    swift_container: Nes
+    instance_id: Uuid | None = None
+
+
+class SetStrategy(Exact):
+    backup_strategy: StrategySpec
 
 
 class CreateDatabases(Body):

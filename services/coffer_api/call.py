@@ -75,6 +75,13 @@ class Call:
             raise bad_request("Validation error: marker is not the id of an item.")
         return text
 
+    def query(self, name: str) -> str | None:
+        """A parameter of the query, None where it is not given or says nothing."""
+        text = self.request.query_params.get(name)
+        if text is not None and ("\0" in text or len(text) > 512):
+            raise bad_request(f"Validation error: {name} is not the name or id of anything.")
+        return text or None
+
     def next_links(self, collection: str, path: str, limit: int, marker: str) -> dict[str, Any]:
         """The keys that announce a further page, under Trove's name and under the one that gophercloud reads."""
         kept = [(k, v) for k, v in self.request.query_params.multi_items() if k not in {"limit", "marker"}]
@@ -182,13 +189,14 @@ class Routes:
         reply: type[BaseModel] | None = None,
         status: int = 200,
         paged: bool = False,
+        query: tuple[str, ...] = (),
         name: str = "",
     ) -> Callable[[Handler], Handler]:
-        """`path` is below the project. `rule` None: any caller of the project. The rest documents; the name of the
-        operation there is the handler's, where no other is given."""
+        """`path` is below the project. `rule` None: any caller of the project. The rest documents; `query`: optional
+        parameters beside those of paging; the name of the operation is the handler's, where no other is given."""
         models = {m for m in (body, reply) if m is not None}
         self.models |= models
-        extra: dict[str, Any] = {"parameters": _parameters(PROJECT + path, paged=paged)}
+        extra: dict[str, Any] = {"parameters": _parameters(PROJECT + path, query, paged=paged)}
         if body is not None:
             extra["requestBody"] = {"required": body_required, "content": _content(body)}
         answer: dict[str, Any] = {"description": "Done" if status != 202 else "Accepted"}
@@ -220,11 +228,12 @@ class Routes:
         )
 
 
-def _parameters(path: str, *, paged: bool) -> list[dict[str, Any]]:
+def _parameters(path: str, query: tuple[str, ...], *, paged: bool) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in _PARAMETER.findall(path)
     ]
+    found += [{"name": name, "in": "query", "schema": {"type": "string"}} for name in query]
     if paged:
         found += [
             {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1}},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,26 +10,25 @@ from typing import Any
 import asyncpg
 import msgspec
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
 from starlette.responses import Response
 
-from coffer_api import instance_rows, names, quotas, views
+from coffer_api import backup_rows, filing, instance_rows, names, quotas, restoring, views
 from coffer_api.bodies import CreateInstance, InstanceSpec
 from coffer_api.call import Call, reply
-from coffer_api.filing import HEADER
 from coffer_api.identity import allowed
-from coffer_api.problems import Problem, bad_request, not_found, not_in_this_release, over_limit, unprocessable
+from coffer_api.problems import Problem, bad_request, not_found, not_in_this_release, over_limit
 from coffer_db import operations
-from coffer_db.operations import KeyReused, NewOperation, Replayed
+from coffer_db.operations import NewOperation, Replayed
 from coffer_shared.commands import NewDatabase, UserArgs
 from coffer_shared.datastore import Datastore, Feature
 
 CREATE_WITHIN = timedelta(minutes=20)
-_LATER = ("replica_of", "slave_of", "restore_point", "configuration", "modules")
+RESTORE_WITHIN = timedelta(hours=6)
+_LATER = ("replica_of", "slave_of", "configuration", "modules")
 _OFFER = """
     SELECT d.name AS datastore, d.id AS datastore_id, d.default_version_id, v.id, v.name, v.version, v.manager,
-           v.active, f.id AS flavor
+           v.active, v.backup_image, f.id AS flavor
     FROM datastores d JOIN datastore_versions v ON v.datastore_id = d.id
     LEFT JOIN flavors f ON f.id = $1
     ORDER BY d.name, v.name, v.version
@@ -47,53 +44,46 @@ class Wanted:
     row: dict[str, Any]
     databases: list[NewDatabase]
     users: list[UserArgs]
+    backup: asyncpg.Record | None
+    """To restore."""
 
 
 async def create(call: Call) -> Response:
     spec = (await call.body(CreateInstance)).instance
-    key, request_hash = await _idempotency(call)
-    wanted = await _plan(call, spec)
-    new = NewOperation(
-        instance_id=wanted.instance, project_id=call.project, kind="create_instance", within=CREATE_WITHIN,
-        args={"databases": msgspec.to_builtins(wanted.databases)},
-        secret_args={"users": msgspec.to_builtins(wanted.users)} if wanted.users else None,
-        user_id=call.identity.user, request_id=call.request_id, idempotency_key=key, request_hash=request_hash,
-    )
+    key = await filing.idempotency_key(call)
     try:
-        async with call.api.db.begin() as session:
-            await quotas.lock(session, call.project)
-            operation = await _write(session, wanted, new, call)
-            await quotas.check(session, call.project, call.api.settings)
+        async with filing.repeatable(call, key):
+            wanted = await _plan(call, spec)
+            operation = await _write(call, wanted, key)
     except Replayed as before:
         return await _answer(call, before.instance_id, before.operation_id)
-    except KeyReused as reused:
-        raise unprocessable(str(reused)) from None
     await call.api.wakes.wake(wanted.instance, operation)
     return await _answer(call, wanted.instance, operation)
 
 
-async def _write(session: AsyncSession, wanted: Wanted, new: NewOperation, call: Call) -> str:
-    await session.execute(insert(_instances).values(**wanted.row))
-    return await operations.file(session, new, call.api.master)
+async def _write(call: Call, wanted: Wanted, key: filing.Key) -> str:
+    within = CREATE_WITHIN if wanted.backup is None else RESTORE_WITHIN
+    new = NewOperation(
+        instance_id=wanted.instance, project_id=call.project, kind="create_instance", within=within,
+        args={"databases": msgspec.to_builtins(wanted.databases), **restoring.arguments(wanted.backup)},
+        secret_args={"users": msgspec.to_builtins(wanted.users)} if wanted.users else None,
+        user_id=call.identity.user, request_id=call.request_id, idempotency_key=key.text,
+        request_hash=key.request_hash,
+    )
+    async with call.api.db.begin() as session:
+        await quotas.lock(session, call.project)
+        if wanted.backup is not None:
+            await restoring.hold(session, wanted.backup["id"])
+        await session.execute(insert(_instances).values(**wanted.row))
+        operation = await operations.file(session, new, call.api.master)
+        await quotas.check(session, call.project, call.api.settings)
+    return operation
 
 
 async def _answer(call: Call, instance: str, operation: str) -> Response:
     row = await instance_rows.load(call, instance)
     found = views.instance_detail(call, views.Links(call), row)
-    return reply({"instance": found}, headers={HEADER: operation})
-
-
-async def _idempotency(call: Call) -> tuple[str | None, str | None]:
-    """The key and a hash of the body. The hash is slow because the body may hold passwords and the hash is stored."""
-    key = call.request.headers.get("idempotency-key")
-    if key is None:
-        return None, None
-    if not 1 <= len(key) <= 255 or not key.isprintable():
-        raise bad_request("Idempotency-Key must be 1 to 255 printable characters.")
-    body = msgspec.json.encode(await call.json(), order="deterministic")
-    salt = f"{call.project}\n{key}".encode()
-    digest = await asyncio.to_thread(hashlib.scrypt, body, salt=salt, n=2**14, r=8, p=1, dklen=32)
-    return key, digest.hex()
+    return reply({"instance": found}, headers={filing.HEADER: operation})
 
 
 async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
@@ -101,8 +91,9 @@ async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
     _refuse_later(spec)
     settings = call.api.settings
     ref = spec.flavor_ref or spec.flavor
+    backup = None if spec.restore_point is None else await _backup(call, spec.restore_point.backup_ref)
     rows = await call.api.reads.fetch(_OFFER, ref or "")
-    version = _version(rows, spec, settings.default_datastore)
+    version = _version(rows, spec, settings.default_datastore, backup)
     datastore = call.api.specs.get(version["manager"])
     if datastore is None:
         raise bad_request(f"Datastore version '{version['name']}' cannot be used by this release.")
@@ -114,6 +105,9 @@ async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
         raise over_limit(f"Volume 'size' cannot exceed maximum of {settings.max_volume_gib} GB.")
     if spec.region_name not in {None, settings.region}:
         raise bad_request(f"Region {spec.region_name} is not known.")
+    if backup is not None:
+        restoring.need_feature(datastore)
+        restoring.need_room(backup, spec.volume.size)
     if spec.databases:
         _need(call, datastore, Feature.DATABASES, "instance:extension:database:create")
     if spec.users:
@@ -124,7 +118,16 @@ async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
     row = _row(call, spec, instance)
     row |= {"flavor_id": version["flavor"], "datastore_version_id": version["id"], "volume_gib": spec.volume.size,
             "volume_type": spec.volume.type}
-    return Wanted(instance, row, databases, users)
+    return Wanted(instance, row, databases, users, backup)
+
+
+async def _backup(call: Call, wanted: str) -> asyncpg.Record:
+    allowed(call.request, "backup:show")
+    backup = await backup_rows.load(call, wanted)
+    if backup["project_id"] != call.project:  # an administrator sees it, but the data stay in their project
+        raise backup_rows.missing(wanted)
+    restoring.need_completed(backup["id"], backup["state"])
+    return backup
 
 
 def _row(call: Call, spec: InstanceSpec, instance: str) -> dict[str, Any]:
@@ -156,9 +159,13 @@ def _refuse_later(spec: InstanceSpec) -> None:
         raise bad_request("replica_count needs replica_of.")
 
 
-def _version(rows: list[asyncpg.Record], spec: InstanceSpec, default: str) -> asyncpg.Record:
-    """The datastore version that was asked for, by names or ids, or the default."""
+def _version(
+    rows: list[asyncpg.Record], spec: InstanceSpec, default: str, backup: asyncpg.Record | None,
+) -> asyncpg.Record:
+    """The datastore version that was asked for, by names or ids, or the default; that of the backup to restore."""
     asked = spec.datastore
+    if backup is not None:
+        return restoring.version(rows, asked, backup)
     kind = (asked.type if asked else None) or default
     if not kind:
         raise bad_request("Please specify a datastore: there is no default.")

@@ -85,6 +85,57 @@ class InstanceReply(BaseModel):
     instance: Instance
 
 
+class BackupDatastore(BaseModel):
+    type: str
+    version: str
+    version_id: str
+
+
+class Backup(BaseModel):
+    id: str
+    name: str
+    description: str | None
+    locationRef: str | None = Field(  # noqa: N815 - Trove's name
+        description="The address of the object that lists the others, once it is stored.",
+    )
+    instance_id: str
+    created: str
+    updated: str
+    size: float | None = Field(description="GiB of the engine's data; null until that is known")
+    status: str = Field(description="NEW, BUILDING, SAVING, COMPLETED or FAILED")
+    parent_id: str | None
+    project_id: str
+    datastore: BackupDatastore
+    stored_size: float | None = Field(description="GiB as stored")
+    storage: str
+    container: str
+    operation_id: str = Field(description="The operation that makes it")
+    fault: Fault | None = None
+
+
+class Backups(Page):
+    backups: list[Backup]
+
+
+class BackupReply(BaseModel):
+    backup: Backup
+
+
+class BackupStrategy(BaseModel):
+    project_id: str
+    instance_id: str = Field(description="Empty: the project's default")
+    backend: str
+    swift_container: str
+
+
+class BackupStrategyReply(BaseModel):
+    backup_strategy: BackupStrategy
+
+
+class BackupStrategies(BaseModel):
+    backup_strategies: list[BackupStrategy]
+
+
 class Database(BaseModel):
     name: str
 

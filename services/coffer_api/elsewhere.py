@@ -10,7 +10,6 @@ import re
 
 from starlette.responses import Response
 
-from coffer_api import instance_rows
 from coffer_api.call import Call, Handler, Routes, reply
 from coffer_api.problems import not_found, not_in_this_release
 
@@ -18,8 +17,6 @@ ROUTES = Routes("not in this release")
 
 _ABSENT = (
     # what, methods, paths
-    ("Backups", "POST", ("/backups",)),
-    ("Backup strategies", "POST DELETE", ("/backup_strategies",)),
     ("Configuration groups", "POST", ("/configurations",)),
     ("Configuration of instances", "GET", ("/instances/{id}/configuration",)),
     ("Configuration parameters", "GET", (
@@ -50,12 +47,10 @@ _ABSENT = (
     ("Configuration parameters", "GET PUT DELETE", ("/mgmt/datastores/versions/{version}/parameters/{name}",)),
 )
 _EMPTY = (
-    ("backups", "backup:index"), ("configurations", "configuration:index"), ("clusters", "cluster:index"),
-    ("modules", "module:index"), ("backup_strategies", "backup:index"),
+    ("configurations", "configuration:index"), ("clusters", "cluster:index"), ("modules", "module:index"),
 )
 _NONE_OF = (
     # the sentence, the path of one item, then methods and paths below it
-    ("Backup {} cannot be found.", "/backups/{id}", (("DELETE", ""),)),
     (
         "Configuration group with ID {} could not be found.", "/configurations/{id}",
         (("DELETE", ""), ("PUT", ""), ("PATCH", ""), ("GET", "/instances")),
@@ -69,13 +64,6 @@ _NONE_OF = (
         (("DELETE", ""), ("PUT", ""), ("GET", "/instances"), ("PUT", "/instances")),
     ),
 )
-
-
-@ROUTES.add("GET", "/instances/{id}/backups", rule="instance:backups")
-async def list_backups_of_instance(call: Call) -> Response:
-    """There are none in this release."""
-    await instance_rows.load(call)
-    return reply({"backups": []})
 
 
 def _absent(what: str) -> Handler:

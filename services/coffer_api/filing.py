@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -13,9 +17,9 @@ from starlette.responses import Response
 from coffer_api.call import Call, empty
 from coffer_api.instance_rows import facts
 from coffer_api.problems import Problem, bad_request, not_found, unprocessable
-from coffer_api.status import service, serving
+from coffer_api.status import action_allowed, doing, service, serving
 from coffer_db import operations
-from coffer_db.operations import NewOperation
+from coffer_db.operations import Busy, KeyReused, NewOperation, Replayed
 from coffer_db.tables import OperationState
 from coffer_shared.messages import Failure
 
@@ -23,6 +27,19 @@ HEADER = "X-Coffer-Operation"
 CHANGE_WITHIN = timedelta(seconds=60)
 """A change of users, databases or root that has not begun by then is not wanted any more."""
 GUEST_TIMEOUT = "Timeout trying to connect to the Guest Agent."
+_FILED = """
+    SELECT id, instance_id FROM operations
+    WHERE project_id = ANY(ARRAY[$1, (SELECT project_id FROM instances WHERE id = $2)])
+      AND idempotency_key = $3 AND request_hash = $4
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An Idempotency-Key with what tells whether the request is the same; both None if none was given."""
+
+    text: str | None = None
+    request_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +50,61 @@ class Words:
     exists: str | None = None
 
 
+async def idempotency_key(call: Call) -> Key:
+    """The hash is slow because the body may hold passwords and the hash is stored."""
+    text = call.request.headers.get("idempotency-key")
+    if text is None:
+        return Key()
+    if not 1 <= len(text) <= 255 or not text.isprintable():
+        raise bad_request("Idempotency-Key must be 1 to 255 printable characters.")
+    body = msgspec.json.encode(await call.json(), order="deterministic")
+    salt = f"{call.project}\n{text}".encode()
+    digest = await asyncio.to_thread(hashlib.scrypt, body, salt=salt, n=2**14, r=8, p=1, dklen=32)
+    return Key(text, digest.hex())
+
+
+@contextlib.asynccontextmanager
+async def repeatable(call: Call, key: Key, instance: str | None = None) -> AsyncIterator[None]:
+    """Around checks: raises Replayed where they refuse a request that was filed before, because what refuses it now
+    (the instance is busy, say) may be what it did then. And 422 where the key was used for another request."""
+    try:
+        yield
+    except Problem:
+        row = key.text and await call.api.reads.one(_FILED, call.project, instance, key.text, key.request_hash)
+        if row:
+            raise Replayed(row["id"], row["instance_id"]) from None
+        raise
+    except KeyReused as reused:
+        raise unprocessable(str(reused)) from None
+
+
 def new(
     call: Call, row: asyncpg.Record, kind: str, *, within: timedelta, lifecycle: bool, args: dict[str, Any],
-    secret_args: dict[str, Any] | None = None,
+    secret_args: dict[str, Any] | None = None, beside: bool = False, key: Key = Key(),
 ) -> NewOperation:
     return NewOperation(
-        instance_id=row["id"], project_id=row["project_id"], kind=kind, within=within, lifecycle=lifecycle, args=args,
-        secret_args=secret_args, user_id=call.identity.user, request_id=call.request_id,
+        instance_id=row["id"], project_id=row["project_id"], kind=kind, within=within, lifecycle=lifecycle,
+        beside=beside, args=args, secret_args=secret_args, user_id=call.identity.user, request_id=call.request_id,
+        idempotency_key=key.text, request_hash=key.request_hash,
+    )
+
+
+def need_action(call: Call, row: asyncpg.Record) -> None:
+    """422 unless a task may begin."""
+    known, expiry = facts(row), call.api.settings.heartbeat_expiry
+    if not action_allowed(known, expiry):
+        word = doing(known) if known.task else service(known, expiry)
+        raise unprocessable(
+            f"Instance {row['id']} is not currently available for an action to be performed "
+            f"(instance status was {word}).",
+        )
+
+
+def in_the_way(row: asyncpg.Record, busy: Busy, how: str = "is running") -> Problem:
+    return Problem(
+        422,
+        f"Instance {row['id']} is not currently available for an action to be performed ({busy.kind} {how}).",
+        {"Retry-After": "5"},
     )
 
 

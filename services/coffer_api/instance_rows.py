@@ -19,7 +19,7 @@ _SELECT = """
            i.allowed_cidrs::text AS allowed_cidrs, i.addresses::text AS addresses, i.locality, i.server_id,
            i.volume_id, i.root_enabled_at, i.failed, i.fault_message, i.fault_details,
            i.fault_at, i.created_at, i.updated_at, d.name AS datastore, v.name AS version, v.version AS number,
-           v.manager, h.engine, h.received_at, extract(epoch FROM now() - h.received_at)::float8 AS age,
+           v.manager, v.backup_image, h.engine, h.received_at, extract(epoch FROM now() - h.received_at)::float8 AS age,
            h.facts #>> '{volume,used_bytes}' AS used_bytes, h.facts #>> '{volume,total_bytes}' AS total_bytes,
            coalesce(h.facts -> 'restart_required', '[]') <> '[]'::jsonb AS restart_required,
            o.kind AS task, o.id AS task_id

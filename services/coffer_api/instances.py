@@ -14,9 +14,7 @@ from coffer_api.bodies import Action, CreateInstance, UpdateInstance
 from coffer_api.call import Call, Routes, empty, reply
 from coffer_api.filing import accepted
 from coffer_api.identity import allowed
-from coffer_api.instance_rows import facts
-from coffer_api.problems import Problem, bad_request, not_in_this_release, unprocessable
-from coffer_api.status import action_allowed, service, shown
+from coffer_api.problems import bad_request, not_in_this_release, unprocessable
 from coffer_db import operations
 from coffer_db.operations import Busy
 
@@ -66,8 +64,10 @@ async def edit_instance(call: Call) -> Response:
 
 @ROUTES.add("DELETE", "/instances/{id}", rule="instance:delete", status=202)
 async def delete_instance(call: Call) -> Response:
-    """Asked again while it runs, it is accepted again and changes nothing."""
-    for last in (False, True):
+    """Asked again while it runs, it is accepted again and changes nothing. A task that is in its way is cancelled
+    first, which is waited for; 422 if that takes too long: asked again, it waits again."""
+    busy, waited = Busy("another task"), False
+    for _ in range(3):
         row = await instance_rows.load(call)
         if row["task"] == "delete_instance":
             return accepted(row["task_id"])
@@ -77,14 +77,17 @@ async def delete_instance(call: Call) -> Response:
         try:
             async with call.api.db.begin() as session:
                 operation = await operations.file(session, wanted, None)
-        except Busy as busy:
-            if last or row["task_id"] is None:
-                raise _busy(row, busy) from None
-            await _end(call, row["task_id"])
+        except Busy as found:
+            busy = found
+            if waited and busy.kind != "delete_instance":
+                break
+            if row["task_id"] is not None and not waited:
+                await _end(call, row)
+                waited = True
         else:
             await call.api.wakes.wake(row["id"], operation)
             return accepted(operation)
-    raise AssertionError("the second attempt answers or raises")
+    raise filing.in_the_way(row, busy, "is being cancelled; ask again" if waited else "is running")
 
 
 @ROUTES.add("POST", "/instances/{id}/action", rule=None, body=Action, status=202)
@@ -102,13 +105,13 @@ async def act_on_instance(call: Call) -> Response:
         raise bad_request("Validation error: restart takes no arguments.")
     allowed(call.request, "instance:restart")
     row = await instance_rows.load(call)
-    _need_action(call, row)
+    filing.need_action(call, row)
     wanted = filing.new(call, row, "restart_instance", within=RESTART_WITHIN, lifecycle=True, args={})
     try:
         async with call.api.db.begin() as session:
             operation = await operations.file(session, wanted, None)
     except Busy as busy:
-        raise _busy(row, busy) from None
+        raise filing.in_the_way(row, busy) from None
     await call.api.wakes.wake(row["id"], operation)
     return accepted(operation)
 
@@ -145,26 +148,9 @@ async def _update(call: Call) -> Response:
     return empty()
 
 
-def _need_action(call: Call, row: asyncpg.Record) -> None:
-    known, expiry = facts(row), call.api.settings.heartbeat_expiry
-    if not action_allowed(known, expiry):
-        word = shown(known, expiry).status if known.task else service(known, expiry)
-        raise unprocessable(
-            f"Instance {row['id']} is not currently available for an action to be performed "
-            f"(instance status was {word}).",
-        )
-
-
-async def _end(call: Call, operation: str) -> None:
-    """Ask for the end of what is in the way of a deletion, and give it a moment."""
+async def _end(call: Call, row: asyncpg.Record) -> None:
+    """Ask for the end of what is in the way of a deletion, and give it the time that it takes."""
     async with call.api.db.begin() as session:
-        await operations.request_cancel(session, operation)
-    await call.api.waiter.until_finished(operation, call.api.settings.operation_wait)
-
-
-def _busy(row: asyncpg.Record, busy: Busy) -> Problem:
-    return Problem(
-        422,
-        f"Instance {row['id']} is not currently available for an action to be performed ({busy.kind} is running).",
-        {"Retry-After": "5"},
-    )
+        await operations.request_cancel(session, row["task_id"])
+    await call.api.wakes.wake(row["id"], row["task_id"])
+    await call.api.waiter.until_finished(row["task_id"], call.api.settings.cancel_wait)

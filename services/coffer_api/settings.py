@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import shlex
 from typing import Literal
 
 from coffer_db.database import DatabaseSettings
@@ -44,9 +45,14 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     quota_ram: int = -1
     """MiB in all."""
     quota_backups: int = 50
+    backup_container: str = "database_backups"
+    """Where backups go when neither the request nor a strategy says."""
     heartbeat_expiry: float = 90.0
     operation_wait: float = 10.0
     """Seconds that an answer waits for the result of a change of users, databases or root."""
+    cancel_wait: float = 50.0
+    """Seconds that the deletion of an instance waits for the end of what is in its way. A backup that is cancelled
+    takes as long as the guest's leave to write lives: 30 s."""
     guest_wait: float = 3.0
     """Seconds that a guest has to answer a question."""
 
@@ -57,9 +63,16 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
                 "COFFER_HOST is not a loopback address: with noauth everybody who reaches it is an administrator; "
                 "COFFER_ALLOW_NOAUTH_REMOTE=true says that this is meant",
             )
+        if not is_container_name(self.backup_container):
+            raise BadSettings("COFFER_BACKUP_CONTAINER is not the name of a container")
 
     def __repr__(self) -> str:
         return f"Settings({self.host}:{self.port}, {self.auth_strategy}, {self.database_user}@{self.database_host})"
+
+
+def is_container_name(name: str) -> bool:
+    """One that Swift takes, and that is a single plain word in a shell."""
+    return 1 <= len(name) <= 255 and "/" not in name and name not in {".", ".."} and shlex.quote(name) == name
 
 
 def _is_loopback(host: str) -> bool:

@@ -20,7 +20,10 @@ _TASKS: Mapping[str, str] = {
     "delete_instance": "SHUTDOWN",
     "restart_instance": "REBOOT",
     "recover_instance": "REBOOT",
+    "create_backup": "BACKUP",
 }
+BACKUP = "create_backup"
+"""The task during which an instance goes on serving, and shows what it would show without it."""
 _SERVICE: Mapping[str, str] = {
     Engine.ABSENT: "SHUTDOWN",
     Engine.STARTING: "ACTIVE",
@@ -57,13 +60,23 @@ class Shown:
 
 
 def shown(facts: Facts, expiry: float = HEARTBEAT_EXPIRY) -> Shown:
-    if facts.task is not None:
-        return Shown(_TASKS.get(facts.task, "ACTIVE"), "")
+    if not at_rest(facts):
+        return Shown(doing(facts), "")
     if facts.failed:
         return Shown("ERROR", "")
     if facts.restart_required and heard(facts, expiry):
         return Shown("RESTART_REQUIRED", "")
-    return Shown("ACTIVE", service(facts, expiry))
+    return Shown(doing(facts), service(facts, expiry))
+
+
+def doing(facts: Facts) -> str:
+    """The word for the task alone."""
+    return _TASKS.get(facts.task or "", "ACTIVE")
+
+
+def at_rest(facts: Facts) -> bool:
+    """Whether nothing is being done that could change how the instance is."""
+    return facts.task in {None, BACKUP}
 
 
 def service(facts: Facts, expiry: float = HEARTBEAT_EXPIRY) -> str:
@@ -87,4 +100,4 @@ def action_allowed(facts: Facts, expiry: float = HEARTBEAT_EXPIRY) -> bool:
 
 def serving(facts: Facts, expiry: float = HEARTBEAT_EXPIRY) -> bool:
     """Whether users, databases and root can be read or changed now."""
-    return facts.task in {None, "restart_instance"} and heard(facts, expiry) and facts.engine in _SERVING
+    return facts.task in {None, BACKUP, "restart_instance"} and heard(facts, expiry) and facts.engine in _SERVING

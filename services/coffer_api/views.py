@@ -11,8 +11,9 @@ import msgspec
 
 from coffer_api.call import Call
 from coffer_api.instance_rows import facts, volume_bytes
-from coffer_api.status import shown
+from coffer_api.status import at_rest, shown
 from coffer_db.operation_views import OperationView
+from coffer_db.tables import BackupState
 
 GIB = 1024**3
 EMPTY = "[]"
@@ -69,7 +70,7 @@ def instance_detail(call: Call, links: Links, row: asyncpg.Record) -> dict[str, 
     found["service_status_updated"] = time(row["received_at"] or row["updated_at"])
     if row["locality"]:
         found["locality"] = row["locality"]
-    if row["failed"] and row["task"] is None:
+    if row["failed"] and at_rest(facts(row)):
         found["fault"] = {
             "message": row["fault_message"] or "The last operation failed.",
             "created": time(row["fault_at"] or row["updated_at"]),
@@ -106,6 +107,36 @@ def flavor(links: Links, row: Mapping[str, Any] | asyncpg.Record) -> dict[str, A
     }
 
 
+def backup(row: asyncpg.Record) -> dict[str, Any]:
+    """One that is being deleted looks as it did before: clients have no word for that and wait for it to be gone."""
+    state = row["state"]
+    if state == BackupState.DELETING:
+        state = BackupState.FAILED if row["raw_bytes"] is None else BackupState.COMPLETED
+    found: dict[str, Any] = {
+        "id": row["id"],
+        "name": row["name"],
+        "description": row["description"],
+        "locationRef": row["location"],
+        "instance_id": row["instance_id"],
+        "created": time(row["created_at"]),
+        "updated": time(row["updated_at"]),
+        "size": _gib(row["raw_bytes"]),
+        "status": str(state),
+        "parent_id": row["parent_id"],
+        "project_id": row["project_id"],
+        "datastore": {"type": row["datastore"], "version": row["version"], "version_id": row["version_id"]},
+        "stored_size": _gib(row["stored_bytes"]),
+        "storage": row["storage"],
+        "container": row["container"],
+        "operation_id": row["operation_id"],
+    }
+    if state == BackupState.FAILED:
+        found["fault"] = {
+            "message": row["failure_text"] or "The backup failed.", "created": time(row["updated_at"]), "details": None,
+        }
+    return found
+
+
 def operation(links: Links, op: OperationView) -> dict[str, Any]:
     found: dict[str, Any] = {
         "id": op.id,
@@ -129,6 +160,10 @@ def operation(links: Links, op: OperationView) -> dict[str, Any]:
     if op.failure_code is not None:
         found["failure"] = {"code": op.failure_code, "message": op.failure_text, "step": op.failure_step}
     return found
+
+
+def _gib(size: int | None) -> float | None:
+    return None if size is None else round(size / GIB, 3)
 
 
 def _access(row: asyncpg.Record) -> dict[str, Any]:

@@ -1,19 +1,23 @@
-"""Fixtures: the API as a running service over a real PostgreSQL."""
+"""Fixtures: the API as a running service over a real PostgreSQL, with the database role that it has in production."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from coffer_api.settings import Settings
+from coffer_db import roles
 from coffer_db.catalogue import register
 from coffer_db.database import Database
 from integration.api.service import CATALOGUE, Caller, World, serving, settings, state_dir
 
 if TYPE_CHECKING:
     from support.postgres import Server
+
+ROLE, WORD = "coffer_api", "api-word"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,9 +31,35 @@ async def world(db: Database) -> World:
     return World(db)
 
 
+@pytest.fixture(scope="session")
+def api_role(postgres: Server, test_database: str) -> str:
+    from support.postgres import in_thread
+
+    async def apply() -> None:
+        admin = await postgres.admin(test_database)
+        try:
+            await roles.apply(admin, {ROLE: WORD})
+        finally:
+            await admin.close()
+
+    in_thread(apply())
+    return ROLE
+
+
 @pytest.fixture
-async def api(postgres: Server, empty_database: str, world: World, tmp_path: Path) -> AsyncIterator[Caller]:
+def choose(
+    postgres: Server, empty_database: str, api_role: str, world: World, tmp_path: Path,
+) -> Callable[..., Settings]:
+    """Settings of a service, with those given."""
+
+    def chosen(**more: Any) -> Settings:
+        return settings(postgres.settings(empty_database, api_role, WORD), state_dir(tmp_path / "state"), **more)
+
+    return chosen
+
+
+@pytest.fixture
+async def api(choose: Callable[..., Settings]) -> AsyncIterator[Caller]:
     """Called as ann, a member of project p1."""
-    chosen = settings(postgres.settings(empty_database), state_dir(tmp_path / "state"), quota_instances=5)
-    async with serving(chosen) as caller:
+    async with serving(choose(quota_instances=5)) as caller:
         yield caller

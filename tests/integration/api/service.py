@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -29,7 +30,8 @@ from coffer_db.secrets import MasterKey
 from coffer_db.tables import OperationState
 from coffer_shared.messages import Engine, Heartbeat, VolumeFacts
 
-NOW_17 = VersionOffer(name="17", version="17.6", manager="postgresql", image="coffer/postgres:17")
+NOW_17 = VersionOffer(name="17", version="17.6", manager="postgresql", image="coffer/postgres:17",
+                      backup_image="coffer/postgres-backup:17")
 OLD = VersionOffer(name="9", version="9.6", manager="postgresql", image="coffer/postgres:9", active=False)
 CATALOGUE = Catalogue(
     (DatastoreOffer("postgresql", (NOW_17, OLD), NOW_17),),
@@ -147,6 +149,24 @@ class World:
             await self.beat(instance)
         return instance
 
+    async def backup(self, instance: str, state: str = "COMPLETED", *, project: str = "p1", **more: Any) -> str:
+        """As the provisioner leaves it; `age` in seconds since it changed last."""
+        backup, age = str(uuid4()), more.pop("age", 0.0)
+        row = {
+            "id": backup, "project_id": project, "instance_id": instance, "operation_id": str(uuid4()),
+            "name": "nightly", "datastore_version_id": VERSION, "state": state, "storage": "swift",
+            "container": "database_backups", "prefix": f"{instance}/{backup}/", "position": {}, "tools": {}, **more,
+        }
+        if state in {"COMPLETED", "DELETING"}:
+            row = {"location": f"http://swift/v1/AUTH_{project}/database_backups/{backup}", "manifest_sha256": "0" * 64,
+                   "raw_bytes": GIB // 2, "stored_bytes": GIB // 8, "segments": 3} | row
+        async with self.db.begin() as session:
+            await session.execute(insert(SQLModel.metadata.tables["backups"]).values(**row))
+        await self.sql(
+            "UPDATE backups SET updated_at = now() - make_interval(secs => :age) WHERE id = :id", id=backup, age=age,
+        )
+        return backup
+
     async def beat(self, instance: str, engine: Engine = Engine.HEALTHY, *, age: float = 0.0, **more: Any) -> None:
         volume = VolumeFacts(total_bytes=2 * GIB, used_bytes=GIB // 2)
         facts = msgspec.to_builtins(Heartbeat(at=0, version="1", engine=engine, **{"volume": volume, **more}))
@@ -158,10 +178,16 @@ class World:
             id=instance, age=age, engine=engine.value, facts=json.dumps(facts),
         )
 
+    async def claimed(self) -> operations.Claimed:
+        """The operation that is due, waited for if there is none yet."""
+        async with asyncio.timeout(10):
+            while (found := await operations.claim(self.db, "test", 30.0)) is None:
+                await asyncio.sleep(0.01)
+        return found
+
     async def finish(self, state: OperationState = OperationState.SUCCEEDED, **how: Any) -> operations.Claimed:
         """Claim the one operation that is due and end it."""
-        claimed = await operations.claim(self.db, "test", 30.0)
-        assert claimed is not None, "no operation is due"
+        claimed = await self.claimed()
         turned = Turned(state=state, step="", context={}, **how)
         assert await operations.save(self.db, claimed.id, claimed.token, turned) is not None
         return claimed

@@ -94,13 +94,18 @@ async def test_projects_and_roles(api: Caller, world: World):
     assert (await api.as_("ann", "p2")("GET", "/instances")).problem == "Access was denied to this resource."
     assert (await api.as_("root", "p1")("GET", f"/instances/{instance}")).status == 200
     rita = api.as_("rita")
-    assert (await rita("GET", f"/instances/{instance}")).status == 200
+    for path in (f"/instances/{instance}", f"/instances/{instance}/backups", "/backups", "/backup_strategies"):
+        assert (await rita("GET", path)).status == 200
     for method, path, body, rule in [
         ("POST", "/instances", {}, "instance:create"), ("DELETE", f"/instances/{instance}", None, "instance:delete"),
         ("PUT", f"/instances/{instance}", {}, "instance:update"),
         ("POST", f"/instances/{instance}/action", {"restart": {}}, "instance:restart"),
         ("POST", f"/instances/{instance}/root", None, "instance:extension:root:create"),
         ("POST", f"/instances/{instance}/users", {}, "instance:extension:user:create"),
+        ("POST", "/backups", {}, "backup:create"), ("DELETE", f"/backups/{UNKNOWN}", None, "backup:delete"),
+        ("POST", "/backup_strategies", {}, "backup_strategy:create"),
+        ("DELETE", "/backup_strategies", None, "backup_strategy:delete"),
+        ("GET", "/backups?all_projects=1", None, "backup:index:all_projects"),
     ]:
         answer = await rita(method, path, body)
         assert (answer.status, answer.problem) == (403, f"Policy doesn't allow {rule} to be performed.")
@@ -170,11 +175,10 @@ async def test_flavors_and_datastores(api: Caller):
 
 async def test_what_this_release_has_not(api: Caller, world: World):
     instance = await world.instance()
-    for key in ("backups", "clusters", "configurations", "modules"):
+    for key in ("clusters", "configurations", "modules"):
         assert (await api("GET", f"/{key}")).must(200) == {key: []}
         assert (await api("GET", f"/{key}/some")).status == 404
         assert (await api("POST", f"/{key}", {})).status == 501
-    assert (await api("GET", f"/instances/{instance}/backups")).must(200) == {"backups": []}
     for method, path in [
         ("GET", f"/instances/{instance}/log"), ("POST", f"/instances/{instance}/ssl"),
         ("GET", f"/instances/{instance}/configuration"), ("GET", "/mgmt/instances"), ("GET", "/mgmt/quotas/p1"),
@@ -225,27 +229,44 @@ async def test_statements_do_not_grow_with_the_instances(
     monkeypatch.setattr(Database, "__init__", watched)
     chosen = settings(
         postgres.settings(empty_database), state_dir(tmp_path / "s"), quota_instances=-1, quota_volumes=-1,
+        quota_backups=-1,
     )
     counts: dict[str, set[int]] = {}
     async with serving(chosen) as api:
         have = 0
+        kept = await world.instance()
         for wanted in (1, 20, 100):
             while have < wanted:
-                instance, have = await world.instance(), have + 1
-            for path in ("/instances?limit=100", "/instances/detail?limit=100", f"/instances/{instance}"):
+                instance, backup, have = await world.instance(), await world.backup(kept), have + 1
+                await world.sql(
+                    "INSERT INTO backup_strategies (project_id, instance_id, backend, swift_container) "
+                    "VALUES ('p1', :id, 'swift', 'c')", id=instance,
+                )
+            for path in (
+                "/instances?limit=100", "/instances/detail?limit=100", f"/instances/{instance}", "/backups?limit=100",
+                "/backups?limit=100&datastore=postgresql", f"/backups?limit=100&instance_id={kept}",
+                f"/instances/{kept}/backups?limit=100", f"/backups/{backup}", "/backup_strategies",
+            ):
                 for _ in range(2):
                     sent.clear()
                     found = (await api("GET", path)).must(200)
-                counts.setdefault(path.partition(instance)[0], set()).add(len(sent))
-            assert len(found) == 1
-        assert counts == {
-            "/instances?limit=100": {1}, "/instances/detail?limit=100": {1}, "/instances/": {1},
-        }
+                counts.setdefault(path.replace(instance, "").replace(backup, ""), set()).add(len(sent))
+            assert len(found["backup_strategies"]) == wanted
+        assert len(counts) == 9
+        assert set().union(*counts.values()) == {1}, counts
         body = {"name": "x", "flavorRef": "1", "volume": {"size": 1}, "datastore": {"type": "postgresql"}}
         for more in ({}, {"databases": [{"name": f"d{n}"} for n in range(50)]}):
             sent.clear()
             (await api("POST", "/instances", {"instance": {**body, **more}})).must(200)
             assert len(sent) <= 10, sent
+        for method, path, given, status, most in [
+            ("POST", "/backups", {"backup": {"name": "n", "instance": instance}}, 202, 12),
+            ("POST", "/instances", {"instance": {**body, "restorePoint": {"backupRef": backup}}}, 200, 12),
+            ("DELETE", f"/backups/{await world.backup(kept)}", None, 202, 10),
+        ]:
+            sent.clear()
+            (await api(method, path, given)).must(status)
+            assert len(sent) <= most, sent
 
 
 async def test_noauth_is_for_this_host_only(postgres: Server, empty_database: str, world: World, tmp_path: Path):

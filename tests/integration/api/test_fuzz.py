@@ -9,14 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from coffer_api import app
 from integration.api.service import Caller, World
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
+INSTANCE = "11111111-1111-4111-8111-111111111111"
 KEYS = st.sampled_from([
     "instance", "name", "flavorRef", "flavor", "volume", "size", "type", "datastore", "version", "version_number",
     "databases", "character_set", "collate", "users", "password", "host", "nics", "net-id", "subnet_id", "ip_address",
     "access", "is_public", "allowed_cidrs", "locality", "replica_of", "restorePoint", "configuration", "modules",
-    "replica_count", "region_name", "restart", "resize", "user", "database", "id",
+    "replica_count", "region_name", "restart", "resize", "user", "database", "id", "backup", "backupRef", "description",
+    "swift_container", "storage_driver", "incremental", "parent_id", "restore_from", "instance_id", "backup_strategy",
 ])
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(min_value=2**62, max_value=2**200),
@@ -27,17 +30,18 @@ VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=20,
 )
 GOOD = {"name": "x", "flavorRef": 1, "volume": {"size": 1}, "datastore": {"type": "postgresql", "version": "17"}}
+BACKUP = {"name": "x", "instance": INSTANCE}
 BODIES = st.one_of(
     VALUES,
     st.builds(lambda more: {"instance": GOOD | more}, st.dictionaries(KEYS, VALUES, max_size=4)),
+    st.builds(lambda more: {"backup": BACKUP | more}, st.dictionaries(KEYS, VALUES, max_size=3)),
     st.builds(lambda key, value: {key: value}, KEYS, VALUES),
 )
-ROUTES = st.sampled_from([
-    ("POST", "/instances"), ("PUT", "/instances/{id}"), ("PATCH", "/instances/{id}"),
-    ("POST", "/instances/{id}/action"), ("POST", "/instances/{id}/databases"), ("POST", "/instances/{id}/users"),
-    ("PUT", "/instances/{id}/users"), ("PUT", "/instances/{id}/users/ann"),
-    ("PUT", "/instances/{id}/users/ann/databases"), ("POST", "/instances/{id}/root"),
-])
+ROUTES = [
+    (method, path.format(id=INSTANCE, user="ann"))
+    for module in app._MODULES for method, path, _, _, extra in module._declared if "requestBody" in extra
+]
+"""All that take a body."""
 PARTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 CALM = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True,
@@ -55,14 +59,18 @@ def fine(answer: Any, allowed: tuple[int, ...] = (501, 503)) -> None:
 @pytest.fixture
 async def instance(world: World) -> str:
     """One whose engine is not asked, so that a lawful change is refused at once."""
-    return await world.instance(healthy=False)
+    return await world.instance(healthy=False, id=INSTANCE)
+
+
+def test_the_routes_are_all_there():
+    known = {path for _, path in ROUTES}
+    assert {"/instances", f"/instances/{INSTANCE}/users/ann", "/backups", "/backup_strategies"} <= known
 
 
 @CALM
-@given(route=ROUTES, body=BODIES)
+@given(route=st.sampled_from(ROUTES), body=BODIES)
 async def test_bodies(api: Caller, instance: str, route: tuple[str, str], body: Any):
-    method, path = route
-    fine(await api(method, path.format(id=instance), body))
+    fine(await api(*route, body))
 
 
 @CALM
@@ -71,11 +79,24 @@ async def test_bytes(api: Caller, raw: bytes):
     fine(await api("POST", "/instances", raw=raw))
 
 
+@settings(CALM, max_examples=25)
+@given(query=st.dictionaries(
+    st.sampled_from(["limit", "marker", "datastore", "instance_id", "project_id", "all_projects"]),
+    PARTS | st.sampled_from(["", "0", "1", "true", "postgresql", "p1", INSTANCE]), max_size=4,
+))
+async def test_queries(api: Caller, world: World, instance: str, query: dict[str, str]):
+    for path in ("/backups", f"/instances/{instance}/backups", "/backup_strategies"):
+        for caller in (api, api.as_("root")):
+            fine(await caller("GET", f"{path}?{urlencode(query)}"))
+    fine(await api("DELETE", f"/backup_strategies?{urlencode(query)}"))
+
+
 @CALM
 @given(parts=st.lists(PARTS, min_size=1, max_size=4), query=st.dictionaries(
     st.sampled_from(["limit", "marker", "deleted"]), PARTS, max_size=2,
 ))
 async def test_paths(api: Caller, world: World, instance: str, parts: list[str], query: dict[str, str]):
     tail = "/".join(quote(part, safe="") for part in parts)
-    for start in ("/instances/", f"/instances/{instance}/users/", "/datastores/", "/flavors/", "/operations/", "/"):
+    users = f"/instances/{instance}/users/"
+    for start in ("/instances/", users, "/datastores/", "/flavors/", "/operations/", "/backups/", "/"):
         fine(await api("GET", f"{start}{tail}?{urlencode(query)}"))
