@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The main job, through the API as a tenant: create a PostgreSQL instance, use it, restart it, compare, delete it.
+"""The main job, through the API as a tenant: create a PostgreSQL instance, use it, restart it, back it up while it is
+written to, restore into a second one, compare, delete everything.
 
 Needs the running stack (`make up`) and nothing but Python's standard library; psql and pgbench run from the engine's
 own image. Exit status 0 only when everything compared equal.
@@ -18,7 +19,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,19 @@ CLIENT_IMAGE = "coffer/postgres:17"
 SCALE = int(os.environ.get("COFFER_DEMO_SCALE", "10"))
 BENCH_SECONDS = int(os.environ.get("COFFER_DEMO_SECONDS", "10"))
 TABLES = ("pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history")
+BALANCES = (("pgbench_accounts", "aid", "abalance"), ("pgbench_tellers", "tid", "tbalance"),
+            ("pgbench_branches", "bid", "bbalance"))
+# Every transfer leaves a row in pgbench_history. One client writes while the backup runs, so the times of its rows are
+# in the order of its commits; what a balance was after commit N is what it is now without the transfers after N.
+COMMITS = "SELECT count(*) FROM pgbench_history"
+IN_ORDER = "SELECT * FROM pgbench_history ORDER BY mtime, tid, aid, delta"
+HISTORY = "SELECT md5(string_agg(h::text, '|' ORDER BY mtime, tid, aid, delta)) FROM ({in_order} LIMIT {commit}) h"
+AFTER_COMMIT = """
+SELECT count(*) || ' rows, md5 '
+    || md5(string_agg(t.{key} || ':' || t.{balance} - coalesce(later.delta, 0), '|' ORDER BY t.{key}))
+FROM {table} t
+LEFT JOIN (SELECT {key}, sum(delta) AS delta FROM ({in_order} OFFSET {commit}) h GROUP BY {key}) later USING ({key})
+"""
 
 
 class DemoError(Exception):
@@ -126,6 +140,23 @@ def follow(api: Api, instance: str, *, want: tuple[str, str] | None, limit: floa
     raise DemoError(f"The instance did not become {want or 'deleted'} in {limit:.0f} s; see `docker compose logs`.")
 
 
+def follow_backup(api: Api, backup: str, instance: str, *, limit: float) -> dict[str, Any]:
+    """Show the backup's operation until it is COMPLETED."""
+    line, began = Line(), time.monotonic()
+    while time.monotonic() - began < limit:
+        shown: dict[str, Any] = api.must("GET", f"/backups/{backup}")["backup"]
+        if shown["status"] in {"COMPLETED", "FAILED"}:
+            line.end()
+            if shown["status"] == "FAILED":
+                raise DemoError(f"The backup failed: {shown['fault']['message']}")
+            return shown
+        listed = api.must("GET", f"/instances/{instance}/operations")["operations"]
+        line.show(_progress(shown, listed))
+        time.sleep(0.2)
+    line.end()
+    raise DemoError(f"The backup did not end in {limit:.0f} s; see `docker compose logs provisioner`.")
+
+
 def _progress(shown: dict[str, Any], operations: list[dict[str, Any]]) -> str:
     newest = operations[0] if operations else {}
     percent = int(newest.get("progress") or 0)
@@ -137,7 +168,7 @@ class Client:
     """psql and pgbench from the engine's image, with the password in a file that goes with this run."""
 
     def __init__(self, folder: Path, host: str, database: str, user: str, password: str) -> None:
-        self._passfile = folder / "pgpass"
+        self._passfile = folder / f"pgpass-{host}"
         self._passfile.touch(mode=0o600)
         self._passfile.write_text(f"{host}:5432:*:{user}:{password}\n")
         self._at = ["-h", host, "-p", "5432", "-U", user]
@@ -154,6 +185,31 @@ class Client:
             raise DemoError(f"{program} failed ({done.returncode}):\n{done.stderr.strip()}")
         return done.stdout.strip()
 
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """One pgbench client that commits transfers meanwhile."""
+        name = f"coffer-demo-{secrets.token_hex(4)}"
+        writer = subprocess.Popen(
+            ["docker", "run", "--rm", "--name", name, "--network", "host", "--user", "0:0", "--entrypoint", "pgbench",
+             "-v", f"{self._passfile}:/run/pgpass:ro", "-e", "PGPASSFILE=/run/pgpass", CLIENT_IMAGE,
+             *self._at, "-n", "-c", "1", "-T", "600", self._database],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield
+        finally:
+            subprocess.run(["docker", "rm", "-f", name], capture_output=True, check=False)
+            writer.wait(30)
+
+    def at_commit(self, commit: int) -> dict[str, str]:
+        """Every row as it was after that many transfers, as checksums by table."""
+        found = {"pgbench_history": self.value(HISTORY.format(in_order=IN_ORDER, commit=commit))}
+        for table, key, balance in BALANCES:
+            found[table] = self.value(
+                AFTER_COMMIT.format(in_order=IN_ORDER, table=table, key=key, balance=balance, commit=commit),
+            )
+        return found
+
     def value(self, statement: str) -> str:
         return self.run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement)
 
@@ -166,30 +222,40 @@ class Client:
 def main() -> int:
     access = json.loads((ROOT / ".state" / os.environ.get("COFFER_STACK", "coffer") / "clients.json").read_text())
     api = Api(access["endpoint"], access["user"], access["password"])
-    clock, name = Clock(), f"demo-{secrets.token_hex(3)}"
-    password = secrets.token_urlsafe(18)
+    clock, name, password = Clock(), f"demo-{secrets.token_hex(3)}", secrets.token_urlsafe(18)
+    made: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        with clock.step("create a PostgreSQL 17 instance through the API"):
-            created = api.must("POST", "/instances", {"instance": {
-                "name": name, "flavorRef": "2", "volume": {"size": 2},
-                "datastore": {"type": "postgresql", "version": "17"},
-                "databases": [{"name": "shop"}],
-                "users": [{"name": "app", "password": password, "databases": [{"name": "shop"}]}],
-                "access": {"is_public": True},
-            }})["instance"]
-            shown = follow(api, created["id"], want=("ACTIVE", "HEALTHY"), limit=300) or {}
-        address = next(a["address"] for a in shown["addresses"] if a["type"] == "public")
-        private = next(a["address"] for a in shown["addresses"] if a["type"] == "private")
-        sys.stdout.write(f"    {name} answers on {address}:5432 (public) and {private}:5432 (tenant network)\n")
         try:
-            equal = use(api, clock, Client(Path(folder), address, "shop", "app", password), created["id"])
+            with clock.step("create a PostgreSQL 17 instance through the API"):
+                host = create(api, made, name, databases=[{"name": "shop"}], users=[
+                    {"name": "app", "password": password, "databases": [{"name": "shop"}]},
+                ])
+            client = Client(Path(folder), host, "shop", "app", password)
+            equal = use(api, clock, client, made[0])
+            equal &= restore(api, clock, client, made, lambda host: Client(Path(folder), host, "shop", "app", password))
         finally:
-            with clock.step("delete it"):
-                api.must("DELETE", f"/instances/{created['id']}")
-                follow(api, created["id"], want=None, limit=120)
+            with clock.step("delete everything"):
+                for each in made:
+                    api.must("DELETE", f"/instances/{each}")
+                for each in made:
+                    follow(api, each, want=None, limit=120)
     sys.stdout.write(f"\nWhat it took:\n{clock.table()}\n\n")
-    sys.stdout.write("Everything compared equal.\n" if equal else "THE DATA DIFFERS after the restart.\n")
+    sys.stdout.write("Everything compared equal.\n" if equal else "THE DATA DIFFERS.\n")
     return 0 if equal else 1
+
+
+def create(api: Api, made: list[str], name: str, **more: Any) -> str:
+    """A new instance, once it is healthy: its public address."""
+    created = api.must("POST", "/instances", {"instance": {
+        "name": name, "flavorRef": "2", "volume": {"size": 2}, "datastore": {"type": "postgresql", "version": "17"},
+        "access": {"is_public": True}, **more,
+    }})["instance"]
+    made.append(created["id"])
+    shown = follow(api, created["id"], want=("ACTIVE", "HEALTHY"), limit=300) or {}
+    address = str(next(a["address"] for a in shown["addresses"] if a["type"] == "public"))
+    private = next(a["address"] for a in shown["addresses"] if a["type"] == "private")
+    sys.stdout.write(f"    {name} answers on {address}:5432 (public) and {private}:5432 (tenant network)\n")
+    return address
 
 
 def use(api: Api, clock: Clock, client: Client, instance: str) -> bool:
@@ -207,10 +273,36 @@ def use(api: Api, clock: Clock, client: Client, instance: str) -> bool:
         api.must("POST", f"/instances/{instance}/action", {"restart": {}})
         follow(api, instance, want=("ACTIVE", "HEALTHY"), limit=120)
     with clock.step("compare every row with before the restart"):
-        after = client.checksums()
-        for table in TABLES:
-            sys.stdout.write(f"    {table}: {'equal' if before[table] == after[table] else 'DIFFERS'}\n")
-    return before == after
+        return equal(before, client.checksums())
+
+
+def restore(
+    api: Api, clock: Clock, client: Client, made: list[str], reach: Callable[[str], Client],
+) -> bool:
+    with clock.step("back it up while pgbench writes"), client.writing():
+        before = int(client.value(COMMITS))
+        asked = api.must("POST", "/backups", {"backup": {"name": "demo", "instance": made[0]}})["backup"]["id"]
+        shown = follow_backup(api, asked, made[0], limit=300)
+        after = int(client.value(COMMITS))
+        sys.stdout.write(f"    {shown['size']:.2f} GB in {shown['locationRef']}\n")
+        sys.stdout.write(f"    {after - before} transfers were committed meanwhile\n")
+    try:
+        with clock.step("restore it into a second instance"):
+            host = create(api, made, f"restored-{secrets.token_hex(3)}", restorePoint={"backupRef": asked})
+        with clock.step("compare every row at the copy's last commit"):
+            copy = reach(host)
+            commit = int(copy.value(COMMITS))
+            sys.stdout.write(f"    the copy ends with commit {commit}: the backup ran from {before} to {after}\n")
+            return equal(client.at_commit(commit), copy.at_commit(commit)) and before <= commit <= after
+    finally:
+        with clock.step("delete the backup"):
+            api.must("DELETE", f"/backups/{asked}")
+
+
+def equal(one: dict[str, str], other: dict[str, str]) -> bool:
+    for table, found in one.items():
+        sys.stdout.write(f"    {table}: {'equal' if found == other[table] else 'DIFFERS'}\n")
+    return one == other
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 . deploy/stack.sh
 say() { printf '%s\n' "$*"; }
+guest_images="coffer/postgres:17 coffer/postgres-backup:17" # what machines pull
 
 deploy/host/docker.sh
 deploy/images/build.sh
@@ -20,12 +21,13 @@ set_env() {
 env | grep '^COFFER_[A-Z_]*=' | while IFS='=' read -r name value; do set_env "$name" "$value"; done
 set_env COFFER_DOCKER_GID "$(stat -c %g /var/run/docker.sock)"
 
-say "Starting PostgreSQL, NATS and the registry ..."
-compose up -d --wait postgres nats registry registry-guests
+say "Starting PostgreSQL, NATS, Swift and the registry ..."
+compose up -d --wait postgres nats swift registry registry-guests
 
-# --- engine images into the registry, and the seed of layers that machines start from ---
+# --- engine and backup images into the registry, and the seed of layers that machines start from ---
 say "Pushing engine images and making the seed volume ..."
-pushed=$(deploy/images/push.sh "${COFFER_STACK}_control" registry:5000 coffer/postgres:17)
+# shellcheck disable=SC2086
+pushed=$(deploy/images/push.sh "${COFFER_STACK}_control" registry:5000 $guest_images)
 references=$(printf '%s\n' "$pushed" | while read -r image digest; do
     printf 'registry.coffer:5000/%s@%s ' "${image%%:*}" "$digest"
 done)
@@ -40,19 +42,29 @@ printf '%s\n' "$pushed" | compose run --rm -T migrate coffer-manage register --s
 say "Starting Coffer ..."
 compose up -d --wait --remove-orphans
 
+# --- seeds of earlier images, once no machine has links into them ---
+for old in $(docker volume ls -q --filter "label=coffer.stack=$COFFER_STACK" --filter label=coffer.seed --filter dangling=true |
+    grep "^$COFFER_STACK-seed-" | grep -vx -e "$seed" -e "${COFFER_SEED_VOLUME:-$seed}"); do
+    [ -n "$(docker volume ls -q --filter "label=coffer.seed=$old")" ] || docker volume rm "$old" > /dev/null || :
+done
+
 # --- what a client needs, readable by its owner only ---
 ports=$(sed -n "s/^COFFER_API_PORTS=//p" "$settings")
 ports=${ports:-8779-8780} api=127.0.0.1:${ports%%-*}
 prometheus=$(compose port prometheus 9090)
-compose run --rm -T --no-deps init coffer-manage clients --state /state --endpoint "http://$api/v1.0" > "$state/clients.json.new"
+swift=$(compose port swift 8080 2> /dev/null) || swift=
+compose run --rm -T --no-deps init coffer-manage clients --state /state --endpoint "http://$api/v1.0" \
+    --swift "${swift:+http://$swift}" > "$state/clients.json.new"
 mv "$state/clients.json.new" "$state/clients.json"
 python3 - "$state" <<'PY'
 import json, pathlib, sys
 state = pathlib.Path(sys.argv[1])
 known = json.loads((state / "clients.json").read_text())
-(state / "openrc").write_text(
-    f"export OS_AUTH_TYPE=http_basic OS_ENDPOINT={known['endpoint']} "
-    f"OS_USERNAME={known['user']} OS_PASSWORD={known['password']}\n")
+lines = [f"export OS_AUTH_TYPE=http_basic OS_ENDPOINT={known['endpoint']} "
+         f"OS_USERNAME={known['user']} OS_PASSWORD={known['password']}\n"]
+if store := known.get("object_store"):
+    lines.append(f"export ST_AUTH={store['auth_url']} ST_USER={store['user']} ST_KEY={store['key']}\n")
+(state / "openrc").write_text("".join(lines))
 PY
 
 cat <<TEXT
@@ -60,6 +72,7 @@ cat <<TEXT
 Coffer runs.
   API         http://$api   (its second replica: http://127.0.0.1:${ports##*-})
   Prometheus  http://$prometheus
+  Swift       ${swift:+http://$swift}   (where backups are; $state/clients.json has each tenant's key)
 Try it:
   make demo                 the main job, end to end
   . $state/openrc           then, with python-openstackclient and python-troveclient installed:

@@ -11,11 +11,14 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
 export COFFER_BUILD_LOGS="${COFFER_BUILD_LOGS:-${TMPDIR:-/tmp}/coffer-build-$(id -u)}"
 
-# image: its name; tree: what of the repository is the build's context, if it is not the image's own folder alone
+# images: what the folder makes, in the order to build it in; IMAGE=STAGE where it is a stage of the Dockerfile.
+# tree: what of the repository is the build's context, if it is not the folder alone.
 plan() {
-    image=coffer/$1 tree=''
+    images=coffer/$1 tree=''
     case $1 in
-        postgres) image=coffer/postgres:17 ;;
+        postgres)
+            images="coffer/postgres:17=server coffer/postgres-backup:17=backup"
+            tree="requirements shared guest" ;;
         services) tree="requirements shared services" ;;
         machine) tree="requirements shared guest" ;;
     esac
@@ -32,37 +35,41 @@ pip_settings() {
 }
 
 # The context goes through a pipe, so that neither builder ever looks at the rest of the checkout.
-build() { # NAME, with the arguments of docker build in $@ after it
-    name=$1
-    shift
-    plan "$name"
+build() { # NAME TREE, with the arguments of docker build in $@ after them
+    name=$1 tree=$2
+    shift 2
     if [ -z "$tree" ]; then
-        docker build -t "$image" "$@" "$here/$name"
+        docker build "$@" "$here/$name"
     else
         # shellcheck disable=SC2086
         tar -C "$root" --exclude=__pycache__ --exclude='.*_cache' --exclude='*.egg-info' -cf - $tree "deploy/images/$name" |
-            docker build -t "$image" -f "deploy/images/$name/Dockerfile" "$@" -
+            docker build -f "deploy/images/$name/Dockerfile" "$@" -
     fi
 }
 
+# One folder: its images one after the other, so that layers in common are made once.
 build_one() { # NAME
-    log=$COFFER_BUILD_LOGS/$1.log
-    start=$(date +%s)
-    plan "$1"
-    set -- "$1"
+    name=$1
+    plan "$name"
+    shift
     for v in http_proxy https_proxy no_proxy; do ! printenv $v >/dev/null || set -- "$@" --build-arg $v; done
     while IFS= read -r setting; do
         [ -z "$setting" ] || set -- "$@" --build-arg "$setting"
     done <<EOF
 $COFFER_BUILD_PIP
 EOF
-    if build "$@" >"$log" 2>&1; then
-        echo "image: $image ($(($(date +%s) - start)) s)"
-    else
-        echo "image: $image FAILED; the end of $log:" >&2
-        tail -n 30 "$log" >&2
-        return 1
-    fi
+    for item in $images; do
+        image=${item%%=*} log=$COFFER_BUILD_LOGS/$(echo "${item%%=*}" | tr '/:' '--').log
+        start=$(date +%s)
+        target=${item#"$image"}
+        if build "$name" "$tree" -t "$image" ${target:+--target "${target#=}"} "$@" >"$log" 2>&1; then
+            echo "image: $image ($(($(date +%s) - start)) s)"
+        else
+            echo "image: $image FAILED; the end of $log:" >&2
+            tail -n 30 "$log" >&2
+            return 1
+        fi
+    done
 }
 
 if [ "${1:-}" = --one ]; then

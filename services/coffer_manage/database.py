@@ -17,6 +17,7 @@ from coffer_db.database import Database, DatabaseSettings
 
 IMAGES: Mapping[str, Mapping[str, str]] = {"postgresql": {"17": "coffer/postgres:17"}}
 """Datastore to version to the image that this release ships for it."""
+BACKUP_IMAGES: Mapping[str, Mapping[str, str]] = {"postgresql": {"17": "coffer/postgres-backup:17"}}
 
 
 async def migrate(state: Path) -> None:
@@ -53,11 +54,12 @@ async def record(state: Path, digests: Mapping[str, str]) -> None:
 def _catalogue(digests: Mapping[str, str]) -> Catalogue:
     offers = []
     for name, spec in coffer_datastores.specs().items():
-        images = IMAGES.get(name, {})
+        images, backup_images = IMAGES.get(name, {}), BACKUP_IMAGES.get(name, {})
         versions = tuple(
             VersionOffer(
                 name=version, version=version, manager=name, image=images[version],
-                image_digest=digests.get(images[version], ""),
+                image_digest=digests.get(images[version], ""), backup_image=backup_images.get(version, ""),
+                backup_image_digest=digests.get(backup_images.get(version, ""), ""),
             )
             for version in spec.versions
             if version in images

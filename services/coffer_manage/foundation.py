@@ -1,7 +1,8 @@
 """The secrets of an installation: made once on the first start, and laid out so that each service gets its own alone.
 
 Everything is kept in one file, `operator/foundation.json`, which no service mounts; all other files follow from it
-and are written anew by every run. Losing that file loses the means to issue; copy it to a safe place.
+and are written anew by every run. Losing that file loses the means to issue; copy it to a safe place. What an earlier
+release did not draw yet is added to it; nothing that is there is ever drawn again.
 
     <state>/<service>/database-password, ca.pem, key, guests.creds, control.creds, ...   read by <service> only
 """
@@ -18,16 +19,19 @@ from typing import Any
 import bcrypt
 import msgspec
 
-from coffer_manage import authority
+from coffer_db.secrets import MasterKey
+from coffer_manage import authority, object_store
 from coffer_provisioner.account import TEMPLATES, AccountName, account_claims, server_config
 from coffer_provisioner.issuer import service_credentials
 from coffer_shared import jwt, keyset
+from coffer_shared.errors import CofferError
 from coffer_shared.nkeys import Kind, NKey
 from coffer_shared.seal import KeyPair
 
 YEAR = 365 * 24 * 3600
 SERVICE_UID = 10001
-POSTGRES_UID = 999
+UIDS: Mapping[str, int] = {"operator": 0, "postgres": 999, "swift": 10001}
+"""Whom a service's files belong to, if not to SERVICE_UID."""
 
 DATABASE_ROLES: Mapping[str, str] = {
     "api": "coffer_api",
@@ -46,6 +50,10 @@ SENDS: Mapping[str, tuple[str, ...]] = {
 """Which commands a guest takes from whose key."""
 DEVELOPMENT_USERS = (("admin", "admin", "admin"), ("demo", "demo", "member"), ("other", "other", "member"))
 """name, project, roles of the users that the first start makes."""
+
+
+class FoundationError(CofferError):
+    """The file that everything follows from is not whole. Only a copy of it helps."""
 
 
 class Foundation(msgspec.Struct):
@@ -67,20 +75,58 @@ class Foundation(msgspec.Struct):
     """By service; "postgres" is the superuser's."""
     users: dict[str, str]
     """Passwords of the development users."""
+    store_keys: dict[str, str] = {}
+    """Keys of the object store's users, by account and name, such as "demo:demo"."""
 
 
-def lay(state: Path, *, nats_urls: tuple[str, ...], renewal_url: str) -> bool:
+def lay(
+    state: Path, *, nats_urls: tuple[str, ...], renewal_url: str, store: object_store.Address | None = None,
+) -> bool:
     """Make what is missing and write every service's files. Whether this was the first time."""
     path = state / "operator" / "foundation.json"
     first = not path.exists()
-    if first:
-        _write(path, msgspec.json.encode(_draw()), uid=0)
-    found = msgspec.json.decode(path.read_bytes(), type=Foundation)
-    for service, files in _files(found, nats_urls, renewal_url).items():
-        uid = POSTGRES_UID if service == "postgres" else 0 if service == "operator" else SERVICE_UID
+    kept = None if first else load(state)
+    found = _draw() if kept is None else _completed(kept)
+    if found != kept:
+        _write(path, msgspec.json.encode(found), uid=0)
+    for service, files in _files(found, nats_urls, renewal_url, store).items():
         for name, content in files.items():
-            _write(state / service / name, content, uid=uid)
+            _write(state / service / name, content, uid=UIDS.get(service, SERVICE_UID))
     return first
+
+
+def adopt(state: Path, master: MasterKey) -> None:
+    """Begin an installation with the master key of an earlier one. FoundationError if it has begun with another."""
+    path = state / "operator" / "foundation.json"
+    if not path.exists():
+        drawn = msgspec.structs.replace(_draw(), master=master.private_bytes().hex())
+        _write(path, msgspec.json.encode(drawn), uid=0)
+    elif (own := master_key(state).public.fingerprint) != master.public.fingerprint:
+        raise FoundationError(f"this installation has the master key {own}, under which it may have sealed something")
+
+
+def master_key(state: Path) -> MasterKey:
+    return MasterKey(bytes.fromhex(load(state).master))
+
+
+def load(state: Path) -> Foundation:
+    """What was drawn; FoundationError if it cannot be read whole."""
+    content = (state / "operator" / "foundation.json").read_bytes()
+    try:
+        return msgspec.json.decode(content, type=Foundation)
+    except msgspec.DecodeError as error:
+        raise FoundationError(f"operator/foundation.json is damaged: {error}") from None
+
+
+def _completed(found: Foundation) -> Foundation:
+    return msgspec.convert(_merged(msgspec.to_builtins(_draw()), msgspec.to_builtins(found)), Foundation)
+
+
+def _merged(fresh: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """`kept`, and of `fresh` what it lacks, at every depth."""
+    return fresh | {
+        name: _merged(fresh.get(name, {}), value) if isinstance(value, dict) else value for name, value in kept.items()
+    }
 
 
 def _draw() -> Foundation:
@@ -99,10 +145,16 @@ def _draw() -> Foundation:
         authority_cert=cert,
         database_passwords={s: secrets.token_urlsafe(32) for s in ("postgres", *DATABASE_ROLES)},
         users={name: secrets.token_urlsafe(18) for name, _, _ in DEVELOPMENT_USERS},
+        store_keys={
+            user: secrets.token_urlsafe(32)
+            for user in (object_store.SETUP, object_store.BACKUP, *map(_store_user, DEVELOPMENT_USERS))
+        },
     )
 
 
-def _files(found: Foundation, nats_urls: tuple[str, ...], renewal_url: str) -> dict[str, dict[str, bytes]]:
+def _files(
+    found: Foundation, nats_urls: tuple[str, ...], renewal_url: str, store: object_store.Address | None,
+) -> dict[str, dict[str, bytes]]:
     """Service to file name to content."""
     now = int(time.time())
     public = {name: NKey.from_seed(seed).public for name, seed in found.accounts.items()}
@@ -119,13 +171,7 @@ def _files(found: Foundation, nats_urls: tuple[str, ...], renewal_url: str) -> d
         made = service_credentials(role, signers[account][role], public[account], expires_at=now + YEAR)
         return msgspec.json.encode(made)
 
-    base = {
-        service: {
-            "database-password": found.database_passwords[service].encode(),
-            "ca.pem": found.authority_cert.encode(),
-        }
-        for service in DATABASE_ROLES
-    }
+    base = _database_files(found)
     for service, pair in keys.items():
         base[service] |= {
             "key": pair.private.hex().encode(),
@@ -153,18 +199,50 @@ def _files(found: Foundation, nats_urls: tuple[str, ...], renewal_url: str) -> d
         "operator-signing.seed": found.operator_signing.encode(),
         "accounts.json": accounts,
     }
-    base["postgres"] = {"password": found.database_passwords["postgres"].encode()}
-    base["manage"] = {
-        "database-password": found.database_passwords["postgres"].encode(),
-        "role-passwords.json": msgspec.json.encode(
-            {role: found.database_passwords[service] for service, role in DATABASE_ROLES.items()},
-        ),
-    }
     base["nats"] = _nats(found, public, signers)
-    base["operator"] = {"users.json": msgspec.json.encode(
-        {name: {"password": found.users[name], "project": project} for name, project, _ in DEVELOPMENT_USERS},
-    )}
+    base["operator"] = {"users.json": _known(found)}
+    if store is not None:
+        base["swift"] = {"users.conf": object_store.users_file(_store_users(found))}
+        base["provisioner"]["storage.json"] = object_store.storage_file(store, found.store_keys)
     return base
+
+
+def _database_files(found: Foundation) -> dict[str, dict[str, bytes]]:
+    """The database's own password, and each of its users' with the authority that services trust."""
+    passwords = found.database_passwords
+    base = {
+        service: {"database-password": passwords[service].encode(), "ca.pem": found.authority_cert.encode()}
+        for service in DATABASE_ROLES
+    }
+    roles = msgspec.json.encode({role: passwords[service] for service, role in DATABASE_ROLES.items()})
+    base["postgres"] = {"password": passwords["postgres"].encode()}
+    base["manage"] = {"database-password": passwords["postgres"].encode(), "role-passwords.json": roles}
+    return base
+
+
+def _known(found: Foundation) -> bytes:
+    """The development users, for `coffer-manage clients`."""
+    return msgspec.json.encode({
+        user[0]: {
+            "password": found.users[user[0]], "project": user[1],
+            "store_user": _store_user(user), "store_key": found.store_keys[_store_user(user)],
+        }
+        for user in DEVELOPMENT_USERS
+    })
+
+
+def _store_user(user: tuple[str, str, str]) -> str:
+    name, project, _ = user
+    return f"{project}:{name}"
+
+
+def _store_users(found: Foundation) -> list[object_store.User]:
+    groups = {object_store.SETUP: (".reseller_admin",), object_store.BACKUP: ()}
+    users = []
+    for user in (*groups, *map(_store_user, DEVELOPMENT_USERS)):
+        account, _, name = user.partition(":")
+        users.append(object_store.User(account, name, found.store_keys[user], groups.get(user, (".admin",))))
+    return users
 
 
 def _trusted(found: Foundation, keys: Mapping[str, KeyPair], now: int) -> dict[str, bytes]:

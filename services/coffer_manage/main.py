@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import getpass
 import sys
 from pathlib import Path
 
 import msgspec
 
-from coffer_manage import foundation
+from coffer_manage import foundation, master_key, object_store
 from coffer_shared.errors import CofferError
 
 
@@ -30,6 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--state", type=Path, required=True)
     init.add_argument("--nats-url", action="append", required=True)
     init.add_argument("--renewal-url", default="")
+    init.add_argument("--swift-url", default="", help="the object store, for the control plane; empty: none")
+    init.add_argument("--swift-guest-url", default="", help="the same for guests, if they know it by another name")
     init.set_defaults(run=_init)
 
     migrate = commands.add_parser("migrate", help="bring the database to this release, its roles and catalogue too")
@@ -43,14 +46,29 @@ def _parser() -> argparse.ArgumentParser:
     clients = commands.add_parser("clients", help="print the development users' access as JSON")
     clients.add_argument("--state", type=Path, required=True)
     clients.add_argument("--endpoint", required=True, help="up to /v1.0")
+    clients.add_argument("--swift", default="", help="where clients reach the object store; empty: nowhere")
     clients.set_defaults(run=_clients)
+
+    key = commands.add_parser("master-key", help="keep the key that opens all backups outside of the installation")
+    actions = key.add_subparsers(dest="action", required=True)
+    for name, run, what in (
+        ("export", _export, "write it to a new file, under a passphrase (asked for, or a line on standard input)"),
+        ("verify", _verify, "open such a file and compare it with the installation's key"),
+        ("import", _import, "begin a new installation with the key in such a file"),
+    ):
+        action = actions.add_parser(name, help=what)
+        action.add_argument("--state", type=Path, required=True)
+        action.add_argument("--file", type=Path, required=True)
+        action.set_defaults(run=run)
     return parser
 
 
 def _init(arguments: argparse.Namespace) -> None:
+    store = None
+    if arguments.swift_url:
+        store = object_store.Address(arguments.swift_url, arguments.swift_guest_url or arguments.swift_url)
     first = foundation.lay(
-        arguments.state, nats_urls=tuple(arguments.nats_url),
-        renewal_url=arguments.renewal_url,
+        arguments.state, nats_urls=tuple(arguments.nats_url), renewal_url=arguments.renewal_url, store=store,
     )
     sys.stdout.write("The installation's keys were made.\n" if first else "The installation's keys are in place.\n")
 
@@ -70,8 +88,44 @@ def _register(arguments: argparse.Namespace) -> None:
 
 def _clients(arguments: argparse.Namespace) -> None:
     known = msgspec.json.decode((arguments.state / "operator" / "users.json").read_bytes())
-    users = {
-        name: {"user": name, "endpoint": f"{arguments.endpoint}/{user['project']}", **user}
-        for name, user in known.items()
-    }
+    users = {}
+    for name, user in known.items():
+        users[name] = {
+            "user": name, "password": user["password"], "project": user["project"],
+            "endpoint": f"{arguments.endpoint}/{user['project']}",
+        }
+        if arguments.swift:
+            users[name]["object_store"] = object_store.access(arguments.swift, user["store_user"], user["store_key"])
     sys.stdout.write(msgspec.json.encode({**users["demo"], "users": users}).decode() + "\n")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    key = foundation.master_key(arguments.state)
+    passphrase = _passphrase(twice=True)
+    master_key.export(key, passphrase, arguments.file)
+    master_key.read(arguments.file, passphrase)
+    sys.stdout.write(f"The master key {key.public.fingerprint} is in {arguments.file}, and was read back.\n")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    own = foundation.master_key(arguments.state).public.fingerprint
+    found = master_key.read(arguments.file, _passphrase(twice=False)).public.fingerprint
+    if found != own:
+        raise master_key.MasterKeyError(f"{arguments.file} holds {found}, the installation has {own}")
+    sys.stdout.write(f"{arguments.file} holds this installation's master key, {own}.\n")
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    key = master_key.read(arguments.file, _passphrase(twice=False))
+    foundation.adopt(arguments.state, key)
+    sys.stdout.write(f"The installation has the master key {key.public.fingerprint}.\n")
+
+
+def _passphrase(*, twice: bool) -> str:
+    """From the terminal, unseen, or else the first line of standard input."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    given = getpass.getpass("Passphrase: ")
+    if twice and getpass.getpass("The same again: ") != given:
+        raise master_key.MasterKeyError("the two passphrases differ")
+    return given

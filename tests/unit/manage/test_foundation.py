@@ -19,8 +19,16 @@ from cryptography import x509
 from coffer_api.htpasswd import parse
 from coffer_db import roles
 from coffer_db.secrets import MasterKey, MasterPublicKey
-from coffer_manage import foundation
-from coffer_manage.foundation import DATABASE_ROLES, DEVELOPMENT_USERS, POSTGRES_UID, SENDS, SERVICE_UID, Foundation
+from coffer_manage import foundation, object_store
+from coffer_manage.foundation import (
+    DATABASE_ROLES,
+    DEVELOPMENT_USERS,
+    SENDS,
+    SERVICE_UID,
+    UIDS,
+    Foundation,
+    FoundationError,
+)
 from coffer_provisioner.account import TEMPLATES
 from coffer_shared import identity, jwt
 from coffer_shared.keyset import verify
@@ -29,6 +37,7 @@ from coffer_shared.seal import KeyPair
 from support.nats_server import binary
 
 URLS, DOOR = ("tls://nats:4222",), "https://door:8443/renew"
+STORE = object_store.Address("http://swift:8080", "http://swift.coffer:8080")
 
 _DATABASE = {"database-password", "ca.pem"}
 _SEALING = {"key", "control.creds", "keyset", "root.pub"}
@@ -37,9 +46,11 @@ FILES = {
     "postgres": {"password"},
     "manage": {"database-password", "role-passwords.json"},
     "nats": {"server.conf", "server.key", "server.pem"},
+    "swift": {"users.conf"},
     "api": _DATABASE | _SEALING | {"guests.creds", "master.pub", "htpasswd"},
     "provisioner": _DATABASE | _SEALING | {
         "guests.creds", "master.key", "guest-signing.seed", "boot-signing.seed", "accounts.json", "installation.json",
+        "storage.json",
     },
     "door": _DATABASE | {"guest-signing.seed", "accounts.json", "server.key", "server.pem"},
     "revoker": _DATABASE | {"system.creds", "operator-signing.seed", "accounts.json"},
@@ -51,7 +62,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def state(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("state")
-    assert foundation.lay(path, nats_urls=URLS, renewal_url=DOOR)
+    assert foundation.lay(path, nats_urls=URLS, renewal_url=DOOR, store=STORE)
     return path
 
 
@@ -73,14 +84,13 @@ def test_every_file_is_readable_by_its_one_owner_only(state):
         assert stat.S_IMODE(file.parent.stat().st_mode) in {0o500, 0o700}, file
     if os.geteuid() == 0:
         owners = {folder.name: {f.stat().st_uid for f in (folder, *folder.iterdir())} for folder in state.iterdir()}
-        special = {"operator": 0, "postgres": POSTGRES_UID}
-        assert owners == {folder: {special.get(folder, SERVICE_UID)} for folder in FILES}
+        assert owners == {folder: {UIDS.get(folder, SERVICE_UID)} for folder in FILES}
 
 
 def test_a_second_start_keeps_every_secret(state, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(state, again)
-    assert not foundation.lay(again, nats_urls=URLS, renewal_url=DOOR)
+    assert not foundation.lay(again, nats_urls=URLS, renewal_url=DOOR, store=STORE)
     anew = {
         "control.creds", "guests.creds", "system.creds", "server.key", "server.pem", "server.conf", "keyset",
         "htpasswd",
@@ -95,13 +105,79 @@ def test_a_second_start_keeps_every_secret(state, tmp_path):
 def test_a_second_start_changes_what_is_not_secret(state, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(state, again)
-    foundation.lay(again, nats_urls=("tls://a:1", "tls://b:1"), renewal_url="https://c/renew")
+    foundation.lay(again, nats_urls=("tls://a:1", "tls://b:1"), renewal_url="https://c/renew", store=STORE)
     told = json.loads((again / "provisioner" / "installation.json").read_bytes())
     assert told == {"nats_urls": ["tls://a:1", "tls://b:1"], "renewal_url": "https://c/renew"}
 
 
-def test_two_installations_share_no_secret(state, tmp_path):
+def test_an_installation_of_an_earlier_release_is_completed_once(state, tmp_path):
+    """What it has stays; what it lacks is drawn by the first start after it, and not by the second."""
+    path = tmp_path / "operator" / "foundation.json"
+    path.parent.mkdir()
+    earlier = json.loads((state / "operator" / "foundation.json").read_bytes())
+    del earlier["store_keys"], earlier["users"]["other"], earlier["service_keys"]["backup-scheduler"]
+    path.write_text(json.dumps(earlier))
+
+    assert not foundation.lay(tmp_path, nats_urls=URLS, renewal_url=DOOR, store=STORE)
+    completed = json.loads(path.read_bytes())
+    assert set(completed["store_keys"]) == {
+        "coffer:setup", "coffer:backup", "admin:admin", "demo:demo", "other:other",
+    }
+    kept = json.loads(path.read_bytes())
+    for part, name in (("users", "other"), ("service_keys", "backup-scheduler")):
+        assert len(kept[part].pop(name)) >= 24
+    del kept["store_keys"]
+    assert kept == earlier
+    assert stat.S_IMODE(path.stat().st_mode) == 0o400
+    told = json.loads((tmp_path / "provisioner" / "storage.json").read_bytes())["swift"]
+    assert told["setup_key"] == completed["store_keys"]["coffer:setup"]
+    assert told["key"] == completed["store_keys"]["coffer:backup"]
+
+    assert not foundation.lay(tmp_path, nats_urls=URLS, renewal_url=DOOR, store=STORE)
+    assert json.loads(path.read_bytes()) == completed
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"operator": "SO"}'])
+def test_a_damaged_file_is_neither_completed_nor_drawn_again(tmp_path, content):
+    path = tmp_path / "operator" / "foundation.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(FoundationError, match="damaged"):
+        foundation.lay(tmp_path, nats_urls=URLS, renewal_url=DOOR, store=STORE)
+    assert path.read_text() == content
+    assert [folder.name for folder in tmp_path.iterdir()] == ["operator"]
+
+
+def test_without_an_object_store_nobody_is_told_of_one(tmp_path):
     foundation.lay(tmp_path, nats_urls=URLS, renewal_url=DOOR)
+    assert not (tmp_path / "swift").exists()
+    assert not (tmp_path / "provisioner" / "storage.json").exists()
+    foundation.lay(tmp_path, nats_urls=URLS, renewal_url=DOOR, store=STORE)
+    assert (tmp_path / "swift" / "users.conf").exists()
+
+
+def test_an_installation_may_begin_with_the_master_key_of_another(state, tmp_path):
+    master = foundation.master_key(state)
+    foundation.adopt(tmp_path, master)
+    foundation.lay(tmp_path, nats_urls=URLS, renewal_url=DOOR, store=STORE)
+    assert (tmp_path / "provisioner" / "master.key").read_text() == master.private_bytes().hex()
+    assert (tmp_path / "api" / "master.pub").read_bytes() == (state / "api" / "master.pub").read_bytes()
+    ours, theirs = (json.loads((p / "operator" / "foundation.json").read_bytes()) for p in (state, tmp_path))
+    assert ours.pop("master") == theirs.pop("master")
+    assert _strings(ours) & _strings(theirs) == set()
+
+
+def test_an_installation_keeps_the_master_key_that_it_began_with(state, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(state, again)
+    foundation.adopt(again, foundation.master_key(state))
+    with pytest.raises(FoundationError, match=foundation.master_key(state).public.fingerprint):
+        foundation.adopt(again, MasterKey.generate())
+    assert foundation.load(again) == foundation.load(state)
+
+
+def test_two_installations_share_no_secret(state, tmp_path):
+    foundation.lay(tmp_path, nats_urls=URLS, renewal_url=DOOR, store=STORE)
     ours, theirs = (_strings(json.loads((p / "operator" / "foundation.json").read_bytes())) for p in (state, tmp_path))
     assert ours & theirs == set()
     assert len(ours) > 30
@@ -124,6 +200,10 @@ def test_no_secret_is_where_it_does_not_belong(state, found):
         if (account, role) not in {("GUESTS", "guest"), ("GUESTS", "boot")}
     }
     allowed |= {password: set() for password in found.users.values()}
+    allowed |= {
+        key: {"swift", "provisioner"} if user in {object_store.SETUP, object_store.BACKUP} else {"swift"}
+        for user, key in found.store_keys.items()
+    }
     holders: dict[str, set[str]] = {secret: set() for secret in allowed}
     for file in state.rglob("*"):
         if file.is_file() and file.parent.name != "operator":
@@ -147,6 +227,7 @@ def test_the_stack_gives_each_folder_to_its_service_alone():
                     assert rest.endswith(":ro"), volume
     assert {source: services - {"init"} for source, services in mounts.items()} == {
         "state-operator": set(), "state-postgres": {"postgres"}, "state-manage": {"migrate"}, "state-nats": {"nats"},
+        "state-swift": {"swift"},
         "state-api": {"api"}, "state-provisioner": {"provisioner"}, "state-door": {"door"},
         "state-revoker": {"revoker"}, "state-scheduler": {"backup-scheduler"}, "state-collector": {"status-collector"},
     }
