@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 deploy/up.sh > /dev/null
 python=.venv/bin/python
 $python -c 'import sys; sys.path.insert(0, "bench"); import machine; print(machine.describe())'
-for name in idle api query create heartbeats; do
+for name in idle api query create heartbeats backups; do
     printf '\n--- %s\n' "$name"
     (cd bench && "../$python" "$name.py")
 done

@@ -6,9 +6,10 @@ cd "$(dirname "$0")/.."
 export COFFER_STACK=${COFFER_STACK:-coffertest}
 export COFFER_API_PORTS=${COFFER_API_PORTS:-18779-18780} COFFER_PROMETHEUS_PORT=${COFFER_PROMETHEUS_PORT:-19090}
 export COFFER_TENANT_POOL=${COFFER_TENANT_POOL:-10.214.0.0/16} COFFER_PUBLIC_POOL=${COFFER_PUBLIC_POOL:-127.0.14.0/24}
+export COFFER_SWIFT_PORT=${COFFER_SWIFT_PORT:-18781}
 export COFFER_HEARTBEAT_EXPIRY=${COFFER_HEARTBEAT_EXPIRY:-25}
 export DEPTH=${DEPTH:-short}
-took=() failed=0
+took=() others=() failed=0
 
 part() {
     local title=$1 began=$SECONDS
@@ -16,6 +17,27 @@ part() {
     printf '\n=== %s\n' "$title"
     if "$@"; then verdict=passed; else verdict=FAILED failed=1; fi
     took+=("$(printf '%-44s %5d s  %s' "$title" $((SECONDS - began)) "$verdict")")
+}
+beside() { # like part, in the background: what it prints is kept until `joined`
+    local log
+    log=$(mktemp)
+    (
+        began=$SECONDS
+        if "${@:2}" > "$log" 2>&1; then verdict=passed; else verdict=FAILED; fi
+        printf '%-44s %5d s  %s' "$1 (beside the next)" $((SECONDS - began)) "$verdict" > "$log.verdict"
+    ) &
+    others+=("$!" "$log")
+}
+joined() {
+    local n
+    for ((n = 0; n < ${#others[@]}; n += 2)); do
+        wait "${others[n]}"
+        cat "${others[n + 1]}"
+        took+=("$(cat "${others[n + 1]}.verdict")")
+        case ${took[-1]} in *FAILED) failed=1 ;; esac
+        rm -f "${others[n + 1]}" "${others[n + 1]}.verdict"
+    done
+    others=()
 }
 tests() { .venv/bin/pytest -q -p no:cacheprovider "$@"; }
 finish() {
@@ -30,8 +52,9 @@ trap 'exit 130' INT TERM
 part "linters, types, import rules" make -s check
 part "Docker and the images" sh -c 'deploy/host/docker.sh && deploy/images/build.sh'
 part "unit" tests tests/unit
-part "contract" tests tests/contract
+beside "contract" tests tests/contract
 part "integration" tests tests/integration
+joined
 part "the stack comes up" deploy/up.sh
 part "end to end" tests tests/e2e
 part "chaos" tests tests/chaos

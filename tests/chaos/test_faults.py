@@ -161,8 +161,8 @@ def test_an_engine_is_frozen(stack: Stack, api, shop):
 
 
 def test_the_stack_sleeps_longer_than_a_credential_lives(stack: Stack, api, full):
-    """Credentials of 60 s; everything stops, machines too, until all of them have expired; then everything starts."""
-    os.environ["COFFER_GUEST_LIFE"] = "60"
+    """Credentials of 30 s; everything stops, machines too, until all of them have expired; then everything starts."""
+    os.environ["COFFER_GUEST_LIFE"] = "30"
     try:
         stack.compose("up", "-d", "--wait", "provisioner", "door")
         password = secrets.token_urlsafe(12)
@@ -176,7 +176,7 @@ def test_the_stack_sleeps_longer_than_a_credential_lives(stack: Stack, api, full
         machine = stack.machine(made)
         stack.compose("stop", "--timeout", "10")
         run("docker", "stop", "--time", "30", machine)
-        time.sleep(75)
+        time.sleep(40)
         stack.compose("up", "-d", "--wait")
         run("docker", "start", machine)
         eventually(

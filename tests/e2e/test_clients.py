@@ -74,9 +74,33 @@ def test_a_life_by_hand(stack: Stack, openstack):
     stack.api().until_ready(instance)
     assert psql(private, "app", password, "shop", "SELECT 1") == "1"
 
+    psql(private, "app", password, "shop", "CREATE TABLE kept AS SELECT generate_series(1, 100) AS n")
+    backup = openstack("database", "backup", "create", "kept", "--instance", "by-hand")
+    assert (backup["status"], backup["instance_id"]) == ("NEW", instance)
+    eventually(
+        lambda: openstack("database", "backup", "show", "kept")["status"] == "COMPLETED", within=120,
+        what="the backup is complete",
+    )
+    assert backup["id"] in {b["ID"] for b in openstack("database", "backup", "list")}
+    assert [b["Name"] for b in openstack("database", "backup", "list", "--instance-id", instance)] == ["kept"]
+
     openstack("database", "instance", "delete", "by-hand", form=False)
     eventually(lambda: stack.api()("GET", f"/instances/{instance}").status == 404, within=120, what="by-hand is gone")
     assert instance not in {i["ID"] for i in openstack("database", "instance", "list")}
+
+    again = openstack(
+        "database", "instance", "create", "from-backup", "--flavor", "1", "--size", "1", "--backup", backup["id"],
+        "--datastore", "postgresql", "--datastore-version", "17",
+    )["id"]
+    restored = stack.api().until_ready(again)
+    assert psql(_address(restored), "app", password, "shop", "SELECT count(*) FROM kept") == "100"
+    openstack("database", "backup", "delete", "kept", form=False)
+    eventually(
+        lambda: backup["id"] not in {b["ID"] for b in openstack("database", "backup", "list")}, within=60,
+        what="the backup is gone",
+    )
+    openstack("database", "instance", "delete", again, form=False)
+    eventually(lambda: stack.api()("GET", f"/instances/{again}").status == 404, within=120, what="from-backup is gone")
 
 
 def _address(shown: dict[str, Any]) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from support.stack import Stack, run
+from support.store import Store
+
+from coffer_db.secrets import MasterKey, ProjectKey
+from support.stack import Stack, eventually, run
 
 
 def test_no_secret_is_found_anywhere(stack: Stack, api):
@@ -27,7 +31,25 @@ def test_no_secret_is_found_anywhere(stack: Stack, api):
     api("POST", f"{base}/root", {"password": root}).must(200)
     generated = api("POST", f"{base}/root").must(200)["user"]["password"]
     known |= {"first": first, "second": second, "third": third, "root": root, "generated": generated}
-    places = {**_logs(stack, made), **_inspections(stack, made), **_processes(), **_database(stack), **_shown(api)}
+    store = Store.of(stack)
+    with store.paused():
+        backup = api("POST", "/backups", {"backup": {"name": "sealed", "instance": made}}).must(202)["backup"]["id"]
+        grant = json.loads(eventually(
+            lambda: stack.inside(made, "sh", "-c", "cat /run/coffer/jobs/*/grant.json", check=False), within=60,
+            what="the backup runs",
+        ))
+        known["grant"] = re.search(r"temp_url_sig=([0-9a-f]+)", grant["query"])[1]
+        known |= _keys_of_backup(stack, backup)
+        places = {**_logs(stack, made), **_inspections(stack, made), **_processes(), **_database(stack), **_shown(api)}
+    eventually(
+        lambda: api("GET", f"/backups/{backup}").must(200)["backup"]["status"] == "COMPLETED", within=120,
+        what="the backup is complete",
+    )
+    places["what is stored"] = "".join(
+        store.read("demo", "database_backups", name).decode("latin-1")
+        for name in store.names("demo", "database_backups", f"{made}/{backup}/")
+    )
+    api("DELETE", f"/backups/{backup}").must(202)
     api.delete(made)
     places |= {f"{k} after": v for k, v in {**_logs(stack, None), **_database(stack)}.items()}
     assert len(known) > 20
@@ -74,6 +96,26 @@ def _installation(stack: Stack) -> Iterator[tuple[str, str]]:
             yield name, str(value).strip()
 
     yield from leaves(json.loads(text), "installation")
+
+
+def _keys_of_backup(stack: Stack, backup: str) -> dict[str, str]:
+    """The keys that are only wrapped in the database, opened as the provisioner opens them."""
+    master = MasterKey(bytes.fromhex(dict(_installation(stack))["installation.master"]))
+
+    def blob(statement: str) -> bytes:
+        return bytes.fromhex(stack.sql(f"SELECT encode(({statement}), 'hex')"))
+
+    wrapped = blob("SELECT wrapped FROM project_keys WHERE project_id = 'demo'")
+    project = master.unwrap("project-key/demo", wrapped)["key"]
+    data = ProjectKey.opened("demo", wrapped, master).unwrap(
+        f"backup/{backup}", blob(f"SELECT data_key FROM backups WHERE id = '{backup}'"),
+    )
+    signing = master.unwrap(
+        "container/demo/swift/database_backups",
+        blob("SELECT keys FROM backup_containers WHERE project_id = 'demo' AND name = 'database_backups'"),
+    )
+    found = {"project key": project, "data key": data.hex()}
+    return found | {f"signing key {n}": key for n, key in enumerate(signing["keys"])}
 
 
 def _logs(stack: Stack, instance: str | None) -> dict[str, str]:
