@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from support.store import Store
-
 from coffer_db.secrets import MasterKey, ProjectKey
 from support.stack import Stack, eventually, run
+from support.store import Store
 
 
 def test_no_secret_is_found_anywhere(stack: Stack, api):
@@ -32,7 +31,7 @@ def test_no_secret_is_found_anywhere(stack: Stack, api):
     generated = api("POST", f"{base}/root").must(200)["user"]["password"]
     known |= {"first": first, "second": second, "third": third, "root": root, "generated": generated}
     store = Store.of(stack)
-    with store.paused():
+    with store.paused_for_guests():
         backup = api("POST", "/backups", {"backup": {"name": "sealed", "instance": made}}).must(202)["backup"]["id"]
         grant = json.loads(eventually(
             lambda: stack.inside(made, "sh", "-c", "cat /run/coffer/jobs/*/grant.json", check=False), within=60,

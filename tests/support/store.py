@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from support.stack import Stack, eventually, run
+from support.watching import Watch
 
 
 @dataclass(slots=True)
@@ -49,18 +50,24 @@ class Store:
         return self._ask("GET", account or user, f"{container}/{quote(name)}", user=user)[0]
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """It answers nobody meanwhile, and forgets nothing."""
-        run("docker", "pause", self._container)
+    def paused_for_guests(self) -> Iterator[None]:
+        """From the moment that a backup filed in this context is with its guest, nobody is answered, and nothing is
+        forgotten. Before, the provisioner needs the store itself."""
+
+        def pause(_: list[str]) -> None:
+            run("docker", "pause", self._container)
+
+        watch = Watch(self.stack, "back_up", pause)
         try:
             yield
         finally:
-            if run("docker", "inspect", "-f", "{{.State.Paused}}", self._container).strip() == "true":
-                run("docker", "unpause", self._container)
+            watch.close()
+            self._go_on()
             self.answers()
 
     def kill(self) -> None:
         """As kill -9 of all of it. It is started again, and answers when this returns."""
+        self._go_on()
         run("docker", "kill", "-s", "KILL", self._container)
         run("docker", "start", self._container)
         self.answers()
@@ -74,6 +81,10 @@ class Store:
                 return False
 
         eventually(look, within=60, what="the object store answers")
+
+    def _go_on(self) -> None:
+        if run("docker", "inspect", "-f", "{{.State.Paused}}", self._container).strip() == "true":
+            run("docker", "unpause", self._container)
 
     @property
     def _container(self) -> str:

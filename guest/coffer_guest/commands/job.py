@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -96,7 +97,8 @@ class _Running:
         """What cannot be cleared up now is left for `leftovers`."""
         try:
             async with asyncio.timeout(_CLEAR_SECONDS):
-                await self._container.stop(STOP_SECONDS)
+                with suppress(GiveUp):  # removing it kills it
+                    await self._container.stop(STOP_SECONDS)
                 await self._container.remove()
         except (GiveUp, DockerError, aiohttp.ClientError, OSError) as error:
             self._machine.untidy = True

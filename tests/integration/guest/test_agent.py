@@ -16,7 +16,8 @@ from coffer_shared.messages import Accepted, Answer, Cancel, Engine, Probe, Quer
 from integration.guest.conftest import Guest
 from integration.guest.control_plane import ControlPlane, eventually
 from support.nats_server import NatsServer
-from unit.guest.fakes import UUID, World, prepare_args
+from unit.guest.fakes import World
+from unit.guest.orders import UUID, prepare_args
 
 USERS = [{"name": "ann", "password": "pw1"}]
 

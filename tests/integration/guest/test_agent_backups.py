@@ -14,7 +14,9 @@ from coffer_shared.backups import BackedUp
 from coffer_shared.messages import Accepted, Cancel, Denied, Engine, Progress, Refused
 from integration.guest.conftest import Guest
 from integration.guest.control_plane import ControlPlane, eventually
-from unit.guest.fakes import BACKED_UP, Shot, World, all_done, backup_args, half_done, prepare_args, restore_args
+from unit.guest.fakes import World
+from unit.guest.orders import BACKED_UP, backup_args, prepare_args, restore_args
+from unit.guest.shots import Shot, all_done, half_done
 
 
 async def prepared(plane: ControlPlane, guest: Guest) -> None:

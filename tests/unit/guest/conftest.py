@@ -5,7 +5,8 @@ import os
 import pytest
 
 import coffer_datastores
-from unit.guest.fakes import NAME, MemoryDriver, World
+from unit.guest.fakes import MemoryDriver, World
+from unit.guest.orders import NAME
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from coffer_guest.container import Seen
 from coffer_guest.containers import Containers, Progress
 from coffer_guest.firewall import Firewall, Rules
@@ -21,8 +19,7 @@ from coffer_guest.oneshot import OneShot
 from coffer_guest.options import Options
 from coffer_guest.state import State
 from coffer_guest.volume import Volume
-from coffer_shared import backups
-from coffer_shared.backups import BackedUp, Grant, Job, Outcome
+from coffer_shared.backups import Grant
 from coffer_shared.datastore import (
     ContainerSpec,
     Database,
@@ -35,101 +32,12 @@ from coffer_shared.datastore import (
 )
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Failure, VolumeFacts
-
-NAME = "memory"
-UUID = "1b4e28ba-2fa1-11d2-883f-0016d3cca427"
-
-
-def prepare_args(**changes: Any) -> dict[str, Any]:
-    return {
-        "datastore": NAME,
-        "version": "1",
-        "image": "registry/memory@sha256:0",
-        "port": 5432,
-        "listen": ["10.1.0.5"],
-        "memory_bytes": 1 << 30,
-        "vcpus": 1.0,
-        "fs_uuid": UUID,
-        "format": True,
-        "volume_bytes": 1 << 30,
-        "allowed_cidrs": [],
-        **changes,
-    }
-
-
-BACKUP = "6f1c2d0e-64a0-4be3-8f0e-0c8f1d7f4a11"
-BACKED_UP = BackedUp("ab" * 32, 3_000_000, 1_000_000, 1, {"end_lsn": "0/3000000"}, {"memory_basebackup": "1"})
-
-
-def grant(left: float = 30.0, *, method: str = "PUT", port: int = 8080, now: float | None = None) -> Grant:
-    at = time.time() if now is None else now
-    return Grant("swift", f"http://swift.coffer:{port}/v1/AUTH_x/c/i/b/", "temp_url_sig=s3cr3t", method, at + left)
-
-
-def backup_args(**changes: Any) -> dict[str, Any]:
-    order = backups.BackUp(BACKUP, "registry/memory-backup@sha256:0", "0d" * 32, grant())
-    return {**msgspec.to_builtins(order), **changes}
-
-
-def restore_args(**changes: Any) -> dict[str, Any]:
-    order = backups.RestoreFrom(
-        BACKUP, "registry/memory-backup@sha256:0", "0d" * 32, grant(3600, method="GET"), "ab" * 32
-    )
-    return prepare_args(restore=msgspec.to_builtins(order), **changes)
+from unit.guest.orders import NAME, grant
+from unit.guest.shots import Shot, all_done, half_done, nothing_done
 
 
 class PowerCut(BaseException):
     """Nothing of the agent runs after it."""
-
-
-@dataclass
-class Shot:
-    """A one-shot container and the program in it, which does one thing each time that it is looked at."""
-
-    role: str
-    operation: str
-    spec: ContainerSpec
-    job: Path
-    seen: Seen = field(default_factory=lambda: Seen(exists=True, status="created"))
-    steps: list[Callable[[Shot], None]] = field(default_factory=list)
-
-    def write(self, name: str, value: msgspec.Struct) -> None:
-        (self.job / name).write_bytes(msgspec.json.encode(value))
-
-    def read_job(self) -> Job:
-        return msgspec.json.decode((self.job / backups.JOB).read_bytes(), type=Job)
-
-    def read_grant(self) -> Grant:
-        return msgspec.json.decode((self.job / backups.GRANT).read_bytes(), type=Grant)
-
-    def end(self, code: int = 0, *, out_of_memory: bool = False) -> None:
-        self.seen = replace(
-            self.seen, running=False, status="exited", exit_code=code, out_of_memory=out_of_memory
-        )
-
-    def go_on(self) -> None:
-        if self.seen.running and self.steps:
-            self.steps.pop(0)(self)
-
-
-def half_done(shot: Shot) -> None:
-    shot.write(backups.PROGRESS, backups.Progress(1_000_000, 3_000_000, 500_000, "reading"))
-    if shot.role == "restore":
-        target = Path(shot.read_job().target)
-        (target / "part").write_text("1")
-
-
-def all_done(shot: Shot) -> None:
-    if shot.role == "restore":
-        (Path(shot.read_job().target) / "whole").write_text("2")
-        shot.write(backups.OUTCOME, Outcome(restored_bytes=3_000_000))
-    else:
-        shot.write(backups.OUTCOME, Outcome(backed_up=BACKED_UP))
-    shot.end()
-
-
-def nothing_done(shot: Shot) -> None:
-    pass
 
 
 @dataclass
@@ -459,3 +367,27 @@ def options_in(directory: Path, **changes: Any) -> Options:
 
 def machine_in(options: Options, state: State, world: World) -> Machine:
     return Machine(options, state, MemoryContainers(world), MemoryVolume(options, world), MemoryFirewall(world))
+
+
+class Held:
+    """A program that runs until it is let go."""
+
+    def __init__(self, then: Callable[[Shot], None]) -> None:
+        self._released = False
+        self._then = then
+
+    def release(self) -> None:
+        self._released = True
+
+    def look(self, shot: Shot) -> None:
+        if self._released:
+            self._then(shot)
+        else:
+            shot.steps.append(self.look)
+
+
+def held(world: World, then: Callable[[Shot], None] = all_done) -> Held:
+    """The program of the next container."""
+    made = Held(then)
+    world.program = (half_done, made.look)
+    return made

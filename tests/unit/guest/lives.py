@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from coffer_guest.state import State
 from coffer_guest.store import Store
 from coffer_guest.work import Work
 from coffer_shared.messages import Accepted, Finished, Progress, Start, decode_event
-from unit.guest.fakes import MemoryDriver, World, machine_in, options_in, prepare_args
+from unit.guest.fakes import MemoryDriver, World, machine_in, options_in
+from unit.guest.orders import prepare_args
 
 USERS = [{"name": "ann", "password": "pw1", "databases": ["shop"]}, {"name": "bob", "password": "pw2"}]
 DATABASES = [{"name": "shop"}, {"name": "stock"}]
@@ -145,3 +147,19 @@ def _mortal_sync(world: World, name: str, real: Any) -> Any:
         world.step(f"{name} is done")
 
     return call
+
+
+def nothing_is_left(agent: Agent, world: World) -> None:
+    """In the machine, of any backup."""
+    assert world.shots == {}
+    assert world.ready_for == []
+    assert agent.machine.begun_backups == {}
+    assert world.rules[-1].storage_port == 0
+    jobs = Path(agent.machine.options.jobs_dir)
+    assert not jobs.exists() or list(jobs.iterdir()) == []
+
+
+async def until(check: Callable[[], Any]) -> None:
+    async with asyncio.timeout(5):
+        while not check():
+            await asyncio.sleep(0.001)

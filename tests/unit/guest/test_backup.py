@@ -21,20 +21,11 @@ from coffer_shared import backups
 from coffer_shared.backups import Outcome
 from coffer_shared.datastore import EngineError
 from coffer_shared.errors import GiveUp, Unavailable
-from coffer_shared.messages import Accepted, Cancel, Failure, Progress, Refused, Start
-from unit.guest.fakes import (
-    BACKED_UP,
-    BACKUP,
-    MemoryDriver,
-    Shot,
-    World,
-    all_done,
-    backup_args,
-    grant,
-    half_done,
-    nothing_done,
-)
-from unit.guest.lives import Agent, prepared, use
+from coffer_shared.messages import Failure, Progress, Refused, Start
+from unit.guest.fakes import MemoryDriver, World, held
+from unit.guest.lives import Agent, nothing_is_left, prepared, until
+from unit.guest.orders import BACKED_UP, BACKUP, backup_args, grant
+from unit.guest.shots import Shot, all_done, half_done
 
 KEY = "0d" * 32
 
@@ -50,24 +41,6 @@ class Wall(Clock):
         return self.at
 
 
-class Held:
-    """A program that runs until it is let go."""
-
-    def __init__(self, world: World, then: Callable[[Shot], None] = all_done) -> None:
-        self._released = False
-        self._then = then
-        world.program = (half_done, self._look)
-
-    def release(self) -> None:
-        self._released = True
-
-    def _look(self, shot: Shot) -> None:
-        if self._released:
-            self._then(shot)
-        else:
-            shot.steps.append(self._look)
-
-
 @pytest.fixture
 def clock() -> Wall:
     return Wall()
@@ -79,22 +52,6 @@ async def agent(tmp_path: Path, world: World, clock: Wall) -> AsyncIterator[Agen
     yield made
     await made.work.close()
     await made.die()
-
-
-def nothing_is_left(agent: Agent, world: World) -> None:
-    """In the machine, of any backup."""
-    assert world.shots == {}
-    assert world.ready_for == []
-    assert agent.machine.begun_backups == {}
-    assert world.rules[-1].storage_port == 0
-    jobs = Path(agent.machine.options.jobs_dir)
-    assert not jobs.exists() or list(jobs.iterdir()) == []
-
-
-async def until(check: Callable[[], Any]) -> None:
-    async with asyncio.timeout(5):
-        while not check():
-            await asyncio.sleep(0.001)
 
 
 def asked_for(world: World, times: int) -> bool:
@@ -148,7 +105,7 @@ async def test_the_servers_configuration_is_brought_up_to_date_first(agent: Agen
 
 
 async def test_other_commands_run_meanwhile_and_another_backup_does_not(agent: Agent, world: World) -> None:
-    held = Held(world)
+    program = held(world)
     await agent.start("backup", backup_args(), "one")
     await agent.until("started_job")
     await agent.start("create_users", {"users": [{"name": "cyd", "password": "pw"}]}, "user")
@@ -159,7 +116,7 @@ async def test_other_commands_run_meanwhile_and_another_backup_does_not(agent: A
     world.slow["ensure"] = 60
     await agent.start("restart", {}, "slow")
     await until(lambda: agent.work.running == ["slow", "one"])
-    held.release()
+    program.release()
     await until(lambda: agent.work.running == ["slow"])
     ending = await agent.ending("one")
     assert ending is not None
@@ -170,7 +127,7 @@ async def test_other_commands_run_meanwhile_and_another_backup_does_not(agent: A
 
 
 async def test_the_grant_is_renewed_at_half_its_life(agent: Agent, world: World, clock: Wall) -> None:
-    held = Held(world)
+    program = held(world)
     await agent.start("backup", backup_args(grant=msgspec.to_builtins(grant(30, now=clock.at))))
     await agent.until("started_job")
     (shot,) = world.shots.values()
@@ -187,7 +144,7 @@ async def test_the_grant_is_renewed_at_half_its_life(agent: Agent, world: World,
     assert world.renewals == ["op"]
     clock.at += 2
     await until(lambda: world.renewals == ["op", "op"])
-    held.release()
+    program.release()
     await agent.idle()
 
 
@@ -211,7 +168,7 @@ async def test_a_grant_that_grew_old_while_the_image_came_is_renewed_before_the_
 
 
 async def test_a_denied_renewal_ends_it_with_that_code(agent: Agent, world: World, clock: Wall) -> None:
-    Held(world)
+    held(world)
     await agent.start("backup", backup_args())
     await agent.until("started_job")
     world.renewed = GiveUp("forbidden", "no grant for this operation")
@@ -224,7 +181,7 @@ async def test_a_denied_renewal_ends_it_with_that_code(agent: Agent, world: Worl
 
 
 async def test_a_silent_control_plane_is_asked_again_and_ends_nothing(agent: Agent, world: World, clock: Wall) -> None:
-    held = Held(world)
+    program = held(world)
     await agent.start("backup", backup_args())
     await agent.until("started_job")
     world.renewed = Unavailable("not connected")
@@ -233,7 +190,7 @@ async def test_a_silent_control_plane_is_asked_again_and_ends_nothing(agent: Age
         await until(partial(asked_for, world, asked))
         await asyncio.sleep(0.02)
         assert len(world.renewals) == asked
-    held.release()
+    program.release()
     await agent.idle()
     ending = await agent.ending()
     assert ending is not None
@@ -357,12 +314,12 @@ async def test_a_removed_container_is_an_interruption(agent: Agent, world: World
 
 
 async def test_docker_may_be_away_for_a_while(agent: Agent, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held(world)
+    program = held(world)
     await agent.start("backup", backup_args())
     await agent.until("started_job")
     world.broken["look_job"] = aiohttp.ClientError("no socket")
     await asyncio.sleep(0.02)
-    held.release()
+    program.release()
     await asyncio.sleep(0.02)
     assert agent.work.running == ["op"]
     world.broken.clear()
@@ -385,157 +342,3 @@ async def test_a_database_that_is_gone_at_the_end_is_tidied_when_it_is_back(agen
         await tidy(agent.machine, lambda: agent.work.running)
         assert agent.machine.untidy is broken
     nothing_is_left(agent, world)
-
-
-# --- endings from outside ---
-
-
-async def test_cancelled_it_stops_the_container_and_leaves_nothing(agent: Agent, world: World) -> None:
-    Held(world)
-    await agent.start("backup", backup_args())
-    await agent.until("started_job")
-    world.slow["stop_job"] = 0.05
-    for _ in range(3):
-        assert await agent.work.cancel(Cancel(op="op"), 1) == Accepted()
-        await asyncio.sleep(0.01)
-    await agent.idle()
-    ending = await agent.ending()
-    assert ending is not None
-    assert ending.state == "cancelled"
-    assert world.calls.count("stop_job") == 1
-    nothing_is_left(agent, world)
-    world.program = (all_done,)
-    again = await agent.run("backup", backup_args(), "again")
-    assert again is not None
-    assert again.state == "done"
-
-
-async def test_at_its_deadline_it_stops_the_container_and_leaves_nothing(agent: Agent, world: World) -> None:
-    Held(world)
-    await agent.start("backup", backup_args(), left=0.2)
-    await agent.idle()
-    ending = await agent.ending()
-    assert ending is not None
-    assert (ending.state, ending.code) == ("failed", "deadline")
-    nothing_is_left(agent, world)
-
-
-async def test_an_agent_that_ends_leaves_the_container_and_the_next_one_takes_it_over(
-    tmp_path: Path, world: World
-) -> None:
-    agent = await prepared(tmp_path, world)
-    held = Held(world)
-    await agent.start("backup", backup_args())
-    await agent.until("started_job")
-    await agent.work.close()
-    (shot,) = world.shots.values()
-    assert shot.seen.running
-    assert shot.read_job().key == KEY
-    assert await agent.ending() is None
-    await agent.die()
-    world.rules.clear()
-
-    agent = await Agent.live(tmp_path, world)
-    async with agent.machine.busy:
-        await agent.machine.boot()
-    assert {rules.storage_port for rules in world.rules} == {8080}, "its way was never closed"
-    await tidy(agent.machine, lambda: agent.work.running)
-    await agent.work.resume()
-    held.release()
-    await agent.idle()
-    ending = await agent.ending()
-    assert ending is not None
-    assert ending.state == "done"
-    assert world.ran == [shot]
-    nothing_is_left(agent, world)
-    await agent.die()
-
-
-async def test_a_container_that_ended_while_no_agent_lived_is_still_believed(tmp_path: Path, world: World) -> None:
-    agent = await prepared(tmp_path, world)
-    Held(world)
-    await agent.start("backup", backup_args())
-    await agent.until("started_job")
-    await agent.work.close()
-    await agent.die()
-    (shot,) = world.shots.values()
-    all_done(shot)
-    agent = await Agent.live(tmp_path, world)
-    await agent.boot()
-    ending = await agent.ending()
-    assert ending is not None
-    assert ending.state == "done"
-    nothing_is_left(agent, world)
-    await agent.die()
-
-
-async def test_what_waits_to_be_resumed_and_is_cancelled_is_removed(tmp_path: Path, world: World) -> None:
-    agent = await prepared(tmp_path, world)
-    Held(world)
-    await agent.start("backup", backup_args())
-    await agent.until("started_job")
-    await agent.work.close()
-    await agent.die()
-    agent = await Agent.live(tmp_path, world)
-    assert await agent.work.cancel(Cancel(op="op"), 1) == Accepted()
-    await agent.boot()
-    ending = await agent.ending()
-    assert ending is not None
-    assert ending.state == "cancelled"
-    nothing_is_left(agent, world)
-    await agent.die()
-
-
-async def test_the_machine_restarted_at_any_point_it_is_done_or_interrupted_and_nothing_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: set[str] = set()
-    for cut in range(1, 100):
-        world, directory = World(), tmp_path / str(cut)
-        use(world, monkeypatch)
-        agent = await prepared(directory, world)
-        world.fuse = cut
-        await agent.run("backup", backup_args())
-        if not world.dead:
-            assert seen == {"", "interrupted"}
-            return
-        await agent.die()
-        world.restart_machine(agent.machine.options)
-        agent = await Agent.live(directory, world)
-        await agent.boot()
-        ending = await agent.ending()
-        assert ending is not None
-        assert ending.code in {"", "interrupted"}, (cut, ending)
-        assert len(world.ran) <= 1
-        seen.add(ending.code)
-        nothing_is_left(agent, world)
-        await agent.die()
-    raise AssertionError("the command never ends")
-
-
-async def test_leftovers_of_nobody_are_removed_and_those_of_somebody_are_not(agent: Agent, world: World) -> None:
-    held = Held(world)
-    await agent.start("backup", backup_args(), "mine")
-    await agent.until("started_job")
-    (mine,) = world.shots.values()
-    world.shots["backup-lost"] = Shot("backup", "lost", mine.spec, mine.job.with_name("lost"))
-    lost = mine.job.with_name("lost")
-    lost.mkdir()
-    (lost / "job.json").write_text("{}")
-    agent.machine.untidy = True
-    await tidy(agent.machine, lambda: agent.work.running)
-    assert list(world.shots) == ["backup-mine"]
-    assert not lost.exists()
-    assert mine.job.exists()
-    assert world.rules[-1].storage_port == 8080
-    held.release()
-    await agent.idle()
-    nothing_is_left(agent, world)
-
-
-async def test_neither_key_nor_grant_stays_on_disk(tmp_path: Path, agent: Agent, world: World) -> None:
-    world.program = (nothing_done, half_done, all_done)
-    await agent.run("backup", backup_args())
-    raw = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert KEY.encode() not in raw
-    assert b"s3cr3t" not in raw

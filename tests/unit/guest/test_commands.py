@@ -9,8 +9,9 @@ import pytest
 
 from coffer_guest.commands import COMMANDS, QUERIES
 from coffer_shared import commands as forms
-from unit.guest.fakes import UUID, World, backup_args, prepare_args, restore_args
+from unit.guest.fakes import World
 from unit.guest.lives import DATABASES, USERS, Agent, prepared, use
+from unit.guest.orders import UUID, backup_args, prepare_args, restore_args
 
 
 def test_every_command_and_query_has_a_function() -> None:

@@ -14,7 +14,7 @@ from coffer_guest.jobs import JobDirectory, Jobs
 from coffer_shared import backups
 from coffer_shared.backups import Grant, Job, Outcome
 from coffer_shared.errors import GiveUp
-from unit.guest.fakes import grant
+from unit.guest.orders import grant
 
 JOB = Job("backup", "b", "memory", "0d" * 32)
 

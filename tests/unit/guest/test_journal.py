@@ -17,7 +17,8 @@ from coffer_guest.state import Home, Identity, Prepared, State
 from coffer_guest.store import Store
 from coffer_shared.commands import NewDatabase, Prepare, UserArgs
 from coffer_shared.messages import Start
-from unit.guest.fakes import World, machine_in, options_in, prepare_args
+from unit.guest.fakes import World, machine_in, options_in
+from unit.guest.orders import prepare_args
 
 SECRET = "Correct-Horse-9731"
 

@@ -35,7 +35,8 @@ from coffer_shared.messages import (
     decode_command_answer,
 )
 from coffer_shared.seal import KeyPair, Kind, Peer
-from unit.guest.fakes import World, machine_in, options_in, prepare_args
+from unit.guest.fakes import World, machine_in, options_in
+from unit.guest.orders import prepare_args
 
 IID = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
 SUBJECT = subjects.command(IID)

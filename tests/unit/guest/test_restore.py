@@ -18,17 +18,10 @@ from coffer_shared.backups import Job, Outcome
 from coffer_shared.datastore import EngineError
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Accepted, Cancel, Progress
-from unit.guest.fakes import (
-    BACKUP,
-    Shot,
-    World,
-    all_done,
-    half_done,
-    nothing_done,
-    prepare_args,
-    restore_args,
-)
+from unit.guest.fakes import World
 from unit.guest.lives import Agent, use
+from unit.guest.orders import BACKUP, prepare_args, restore_args
+from unit.guest.shots import Shot, all_done, half_done, nothing_done
 
 WHOLE = ["part", "whole"]
 
