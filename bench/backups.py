@@ -37,7 +37,7 @@ from support.swift import Swift
 HERE = Path(__file__).resolve().parent / "inside"
 SERVER, TOOLS = "coffer/postgres:17", "coffer/postgres-backup:17"
 NAME = "coffer-bench-backups"
-ROWS_PER_GB = 2_350_000
+ROWS_PER_GB = 3_000_000
 ROUNDS = 3
 BASE = "pg_basebackup -D - -Ft -X fetch -c fast --no-password"
 PYTHON = "/opt/coffer/bin/python"

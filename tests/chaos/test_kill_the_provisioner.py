@@ -13,7 +13,7 @@ from support.stack import Stack, eventually
 pytestmark = pytest.mark.timeout(420)
 CREATE = [step.__name__ for step in PLANS["create_instance"].steps]
 DELETE = [step.__name__ for step in PLANS["delete_instance"].steps]
-SHORT = {"ensure_machine", "prepare_guest", "drop_machine", "drop_volume"}
+SHORT = {"prepare_guest", "drop_volume"}
 
 
 def cases(steps: list[str]) -> list[str]:

@@ -79,9 +79,10 @@ def test_a_life_by_hand(stack: Stack, openstack):
     backup = openstack("database", "backup", "create", "kept", "--instance", "by-hand")
     assert (backup["status"], backup["instance_id"]) == ("NEW", instance)
     eventually(
-        lambda: openstack("database", "backup", "show", "kept")["status"] == "COMPLETED", within=120,
+        lambda: stack.api()("GET", f"/backups/{backup['id']}").must(200)["backup"]["status"] == "COMPLETED", within=120,
         what="the backup is complete",
     )
+    assert openstack("database", "backup", "show", "kept")["status"] == "COMPLETED"
     assert backup["id"] in {b["ID"] for b in openstack("database", "backup", "list")}
     assert [b["Name"] for b in openstack("database", "backup", "list", "--instance-id", instance)] == ["kept"]
 
