@@ -123,7 +123,7 @@ def test_a_provisioner_is_killed_in_a_restore(vault: Vault, stack: Stack, step):
 def test_the_agent_is_killed_and_takes_its_backup_up_again(vault: Vault, stack: Stack):
     with vault.store.paused_for_guests():
         made = vault.backup()
-        container = running(vault, stack)
+        container = running(stack, vault.instance)
         stack.inside(vault.instance, "pkill", "-KILL", "-f", "coffer-guest")
         eventually(
             lambda: stack.inside(vault.instance, "pgrep", "-f", "coffer-guest", check=False), within=30,
@@ -138,7 +138,7 @@ def test_the_agent_is_killed_and_takes_its_backup_up_again(vault: Vault, stack: 
 def test_the_backup_container_is_killed(vault: Vault, stack: Stack):
     with vault.store.paused_for_guests():
         made = vault.backup()
-        container = running(vault, stack)
+        container = running(stack, vault.instance)
         stack.inside(vault.instance, "docker", "kill", "-s", "KILL", container)
     assert vault.ended(made) == "FAILED"
     vault.is_cleared(made)
@@ -152,7 +152,7 @@ def test_the_backup_container_is_killed(vault: Vault, stack: Stack):
 def test_the_store_is_killed_while_a_backup_is_written(vault: Vault, stack: Stack):
     with vault.store.paused_for_guests():
         made = vault.backup()
-        running(vault, stack)
+        running(stack, vault.instance)
         vault.store.kill()
     assert vault.ended(made) == "COMPLETED"
     vault.is_clean()
@@ -161,34 +161,27 @@ def test_the_store_is_killed_while_a_backup_is_written(vault: Vault, stack: Stac
 
 
 @pytest.mark.skipif(not FULL, reason="at full depth only, for its time")
-def test_the_store_is_killed_while_a_backup_is_restored(vault: Vault, stack: Stack, api: Api):
+@pytest.mark.parametrize("whom", ["store", "agent", "container"])
+def test_somebody_is_killed_in_the_middle_of_a_restore(vault: Vault, stack: Stack, api: Api, whom):
     made = vault.backup()
     assert vault.ended(made) == "COMPLETED"
-    restored = api.create("again", restorePoint={"backupRef": made})
-    eventually(
-        lambda: stack.inside(restored, "docker", "ps", "-q", "--filter", "label=coffer.role=restore", check=False),
-        within=90, what="the restore container runs",
-    )
-    vault.store.kill()
-    again = Bank(address(api.until_ready(restored, within=300), "private"), "teller", PASSWORD, "bank")
-    assert again.value(STATIC) == vault.static
-    api.delete(restored)
-    vault.forget(made)
-
-
-@pytest.mark.skipif(not FULL, reason="at full depth only, for its time")
-def test_an_agent_is_killed_in_a_restore(vault: Vault, stack: Stack, api: Api):
-    made = vault.backup()
-    assert vault.ended(made) == "COMPLETED"
-    restored = api.create("again", restorePoint={"backupRef": made})
-    eventually(
-        lambda: stack.inside(restored, "docker", "ps", "-q", "--filter", "label=coffer.role=restore", check=False),
-        within=90, what="the restore container runs",
-    )
-    stack.inside(restored, "pkill", "-KILL", "-f", "coffer-guest")
-    again = Bank(address(api.until_ready(restored, within=300), "private"), "teller", PASSWORD, "bank")
-    assert again.value(STATIC) == vault.static
-    api.delete(restored)
+    with vault.store.paused_for_guests("prepare_guest"):
+        restored = api.create("again", restorePoint={"backupRef": made})
+        container = running(stack, restored, "restore")
+        if whom == "store":
+            vault.store.kill()
+        elif whom == "agent":
+            stack.inside(restored, "pkill", "-KILL", "-f", "coffer-guest")
+        else:
+            stack.inside(restored, "docker", "kill", "-s", "KILL", container)
+    if whom == "container":
+        eventually(lambda: api.instance(restored)["status"] == "ERROR", within=120, what="the restore has failed")
+        api.delete(restored)
+        assert stack.leftovers(restored, shared=False) == []
+    else:
+        again = Bank(address(api.until_ready(restored, within=300), "private"), "teller", PASSWORD, "bank")
+        assert again.value(STATIC) == vault.static
+        api.delete(restored)
     vault.forget(made)
 
 
@@ -196,7 +189,7 @@ def test_the_machine_dies_under_a_backup(vault: Vault, stack: Stack):
     """The backup fails soon, nothing of it stays, and the instance comes back by itself."""
     with vault.store.paused_for_guests():
         made = vault.backup()
-        running(vault, stack)
+        running(stack, vault.instance)
         pid = run("docker", "inspect", "-f", "{{.State.Pid}}", stack.machine(vault.instance)).strip()
         os.kill(int(pid), signal.SIGKILL)
     assert vault.ended(made) == "FAILED"
@@ -207,11 +200,14 @@ def test_the_machine_dies_under_a_backup(vault: Vault, stack: Stack):
     vault.forget(made)
 
 
-def running(vault: Vault, stack: Stack) -> str:
-    """The backup container, once it runs."""
-    return str(eventually(
-        lambda: stack.inside(
-            vault.instance, "docker", "ps", "-q", "--filter", "label=coffer.role=backup", check=False,
-        ).strip(),
-        within=60, what="the backup container runs",
-    ))
+def running(stack: Stack, instance: str, role: str = "backup") -> str:
+    """The container, once it runs."""
+
+    def look() -> str:
+        of = ("--filter", f"label=coffer.instance={instance}", "--filter", "label=coffer.kind=machine")
+        if not run("docker", "ps", "-q", "--filter", f"label=coffer.stack={stack.name}", *of).strip():
+            return ""
+        filters = ("--filter", f"label=coffer.role={role}")
+        return stack.inside(instance, "docker", "ps", "-q", *filters, check=False).strip()
+
+    return str(eventually(look, within=90, what=f"the {role} container runs"))

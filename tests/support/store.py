@@ -50,14 +50,14 @@ class Store:
         return self._ask("GET", account or user, f"{container}/{quote(name)}", user=user)[0]
 
     @contextmanager
-    def paused_for_guests(self) -> Iterator[None]:
-        """From the moment that a backup filed in this context is with its guest, nobody is answered, and nothing is
-        forgotten. Before, the provisioner needs the store itself."""
+    def paused_for_guests(self, step: str = "back_up") -> Iterator[None]:
+        """From the moment that an operation enters the step in which its guest is at work, nobody is answered, and
+        nothing is forgotten. Before, the provisioner needs the store itself."""
 
         def pause(_: list[str]) -> None:
             run("docker", "pause", self._container)
 
-        watch = Watch(self.stack, "back_up", pause)
+        watch = Watch(self.stack, step, pause)
         try:
             yield
         finally:
