@@ -16,12 +16,12 @@ from coffer_backup.buffers import Buffers
 from coffer_backup.compression import Zstd
 from coffer_backup.errors import GiveUp
 from coffer_backup.job import Meter
-from coffer_backup.manifest import MANIFEST_LIMIT, MAX_SEGMENTS, write_manifest
+from coffer_backup.manifest import MAX_SEGMENTS, write_manifest
 from coffer_backup.programs import Child, Program, first_line, joined, pipe
 from coffer_backup.sealing import FRAME_BYTES, Keys, Place, Stream, seal, stored_size
 from coffer_backup.store.interface import Store
 from coffer_backup.working import Threads, together
-from coffer_shared.backups import MANIFEST, BackedUp, BackupTool, Job, Manifest, Segment
+from coffer_shared.backups import MANIFEST, MANIFEST_LIMIT, BackedUp, BackupTool, Job, Manifest, Segment
 from coffer_shared.messages import Failure
 
 IN_FLIGHT = 2

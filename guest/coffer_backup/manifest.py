@@ -12,8 +12,6 @@ from coffer_backup.errors import Damaged
 from coffer_backup.sealing import HEADER_BYTES, SEAL_BYTES, Place, stored_size
 from coffer_shared.backups import MANIFEST, Job, Manifest, read_manifest
 
-MANIFEST_LIMIT = 32 * 1024 * 1024
-"""No manifest is larger; a reader need not take in more."""
 MAX_SEGMENTS = 100_000
 _MAC_BYTES = 32
 _LARGEST_FRAME = 16 * 1024 * 1024

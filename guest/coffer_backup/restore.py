@@ -17,12 +17,12 @@ from coffer_backup.buffers import Buffers, anonymous
 from coffer_backup.compression import Zstd
 from coffer_backup.errors import Damaged, GiveUp
 from coffer_backup.job import Meter
-from coffer_backup.manifest import MANIFEST_LIMIT, check_manifest
+from coffer_backup.manifest import check_manifest
 from coffer_backup.programs import Child, End, Program, joined, pipe, running
 from coffer_backup.sealing import Keys, Place, unseal
 from coffer_backup.store.interface import Store
 from coffer_backup.working import Threads, together
-from coffer_shared.backups import MANIFEST, BackupTool, Job, Manifest
+from coffer_shared.backups import MANIFEST, MANIFEST_LIMIT, BackupTool, Job, Manifest
 from coffer_shared.messages import Failure
 
 AHEAD = 2

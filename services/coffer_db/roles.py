@@ -101,7 +101,6 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         )),
         Grant("project_keys", "insert"),
         Grant("backup_containers", "insert"),
-        Grant("backup_containers", "update", ("ready",)),
     ),
     "coffer_revoker": (
         *_read("revocations", "account_writes"),

@@ -364,8 +364,6 @@ class BackupContainer(SQLModel, table=True):
     name: str = Field(primary_key=True)
     keys: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     """Two signing keys, wrapped under the master key."""
-    ready: bool = False
-    """The container exists in the store and has the keys."""
     created_at: datetime = Field(sa_column=_now())
 
 

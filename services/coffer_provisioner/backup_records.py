@@ -83,12 +83,6 @@ class PostgresBackups:
             first, second = self._master.unwrap(context, sealed)["keys"]
         return Container(project, name, (first, second))
 
-    async def container_ready(self, container: Container, storage: str) -> None:
-        async with self._db.begin() as session:
-            await session.execute(
-                _READY, {"project": container.project, "storage": storage, "name": container.name},
-            )
-
     async def data_key(self, backup: dict[str, Any]) -> bytes:
         identity, project = backup["id"], backup["project_id"]
         context = f"backup/{identity}"
@@ -167,12 +161,8 @@ _CONTAINER = text(
     "SELECT keys FROM backup_containers WHERE project_id = :project AND storage = :storage AND name = :name",
 )
 _NEW_CONTAINER = text("""
-    INSERT INTO backup_containers (project_id, storage, name, keys, ready)
-    VALUES (:project, :storage, :name, :keys, false) ON CONFLICT DO NOTHING
-""")
-_READY = text("""
-    UPDATE backup_containers SET ready = true
-    WHERE project_id = :project AND storage = :storage AND name = :name AND NOT ready
+    INSERT INTO backup_containers (project_id, storage, name, keys)
+    VALUES (:project, :storage, :name, :keys) ON CONFLICT DO NOTHING
 """)
 _PROJECT_KEY = text("SELECT wrapped FROM project_keys WHERE project_id = :project")
 _NEW_PROJECT_KEY = text(

@@ -11,7 +11,7 @@ from coffer_provisioner.backup_check import compare
 from coffer_provisioner.plan import Done, Outcome, Wait
 from coffer_provisioner.reach import Backups, Reach
 from coffer_provisioner.storage.interface import Container, Storage
-from coffer_shared.backups import MANIFEST, BackedUp, Grant
+from coffer_shared.backups import MANIFEST, MANIFEST_LIMIT, BackedUp, Grant
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Failure
 
@@ -20,7 +20,6 @@ WRITE_SECONDS = 15.0
 READ_SECONDS = 3600.0
 CLOCKS_APART = 1.0
 """Seconds by which the store's clock may be behind ours."""
-MOST_MANIFEST = 64 * 1024 * 1024
 AGAIN_SECONDS = 1.0
 
 
@@ -68,7 +67,7 @@ async def check(row: dict[str, Any], found: BackedUp, to: Reach) -> None:
     """GiveUp `damaged` unless exactly what was `found` is stored."""
     storage, container = storage_of(row, to.storages), await to.backups.container(row)
     prefix = prefix_of(row)
-    stored = await storage.read(container, prefix + MANIFEST, limit=MOST_MANIFEST)
+    stored = await storage.read(container, prefix + MANIFEST, limit=MANIFEST_LIMIT)
     if stored is None:
         raise GiveUp(Failure.DAMAGED, "the manifest is missing")
     listing = await storage.listing(container, prefix)

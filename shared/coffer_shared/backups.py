@@ -15,6 +15,8 @@ FORMAT = 1
 SEGMENT_BYTES = 32 * 1024 * 1024
 MANIFEST = "manifest.json"
 """The name, under the backup's prefix, of the object that is written last."""
+MANIFEST_LIMIT = 32 * 1024 * 1024
+"""Bytes; none is larger, so that nobody need take in more."""
 KEY_BYTES = 32
 
 # --- grants ---

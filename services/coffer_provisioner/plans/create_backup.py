@@ -40,7 +40,6 @@ async def ensure_store(job: Job, to: Reach) -> Outcome:
     row = await _row(job, to)
     storage, container = backup_store.storage_of(row, to.storages), await to.backups.container(row)
     await storage.ensure_container(container)
-    await to.backups.container_ready(container, row["storage"])
     return Done()
 
 

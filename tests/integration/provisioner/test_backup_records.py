@@ -76,7 +76,6 @@ async def test_a_containers_keys_are_drawn_once_and_sealed(db, instance, make_ba
     async with db.connect() as connection:
         stored = (await connection.exec_driver_sql("SELECT * FROM backup_containers")).one()
     assert not any(key.encode() in stored.keys or bytes.fromhex(key) in stored.keys for key in first.keys)
-    assert not stored.ready
 
 
 async def test_all_who_draw_at_once_get_the_same_containers_keys(instance, make_backup, backups, others, db):
@@ -94,17 +93,6 @@ async def test_a_container_is_one_by_project_storage_and_name(instance, make_bac
         {}, {"project_id": "other"}, {"storage": "s3"}, {"container": "other"},
     )}
     assert len(keys) == 4
-
-
-async def test_a_container_becomes_ready(db, instance, make_backup, backups):
-    row = await backups.backup(await make_backup(instance))
-    container = await backups.container(row)
-    await backups.container(row | {"container": "other"})
-    for _ in range(2):
-        await backups.container_ready(container, "swift")
-    async with db.connect() as connection:
-        ready = (await connection.exec_driver_sql("SELECT name, ready FROM backup_containers")).all()
-    assert {tuple(one) for one in ready} == {("database_backups", True), ("other", False)}
 
 
 async def test_keys_moved_to_another_containers_row_do_not_open(db, instance, make_backup, backups):

@@ -221,7 +221,7 @@ def test_fields_that_are_not_known_are_ignored() -> None:
 
 
 def test_the_largest_manifest_fits_its_limit() -> None:
-    from coffer_backup.manifest import MANIFEST_LIMIT
+    from coffer_shared.backups import MANIFEST_LIMIT
 
     one = len(msgspec.json.encode(Segment(f"segments/{MAX_SEGMENTS:08d}", 1 << 30, "ab" * 32, "cd" * 16)))
     assert (one + 1) * MAX_SEGMENTS + 100_000 < MANIFEST_LIMIT

@@ -20,7 +20,6 @@ class BackupRows:
 
     def __init__(self, operation: dict[str, Any]) -> None:
         self.operation = operation
-        self.ready: list[tuple[str, str]] = []
         self.clearing = 0
         """How many operations were filed that remove what is stored."""
         self.row: dict[str, Any] = {
@@ -48,9 +47,6 @@ class BackupRows:
 
     async def container(self, backup: dict[str, Any]) -> Container:
         return CONTAINER
-
-    async def container_ready(self, container: Container, storage: str) -> None:
-        self.ready.append((container.name, storage))
 
     async def data_key(self, backup: dict[str, Any]) -> bytes:
         if self.row["data_key"] is None:

@@ -35,10 +35,8 @@ async def test_the_container_is_ready_once_the_store_has_it(stage):
     stage.storage.fail_at("ensure_container", 1, Unavailable("no answer"))
     with pytest.raises(TryAgain):
         await ensure_store(stage.job, stage.to)
-    assert stage.backups.ready == []
     assert await ensure_store(stage.job, stage.to) == Done()
     assert list(stage.storage.store.containers) == [("p", "database_backups")]
-    assert stage.backups.ready == [("database_backups", "swift")]
 
 
 async def test_without_an_object_store_it_is_given_up_and_says_so(stage):
@@ -215,7 +213,7 @@ async def test_what_differs_is_named(stage, changes, said):
 
 
 async def test_a_manifest_beyond_all_bounds_is_not_read(stage, monkeypatch):
-    monkeypatch.setattr("coffer_provisioner.backup_store.MOST_MANIFEST", 10)
+    monkeypatch.setattr("coffer_provisioner.backup_store.MANIFEST_LIMIT", 10)
     stage.stored()
     stage.operation_row["guest_result"] = result_of(WHOLE, WRITTEN)
     assert await given_up(check_stored(stage.job, stage.to)) == "storage"

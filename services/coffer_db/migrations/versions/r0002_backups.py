@@ -75,7 +75,6 @@ def upgrade() -> None:
         sa.Column("storage", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("keys", sa.LargeBinary(), nullable=False),
-        sa.Column("ready", sa.Boolean(), nullable=False),
         _time("created_at"),
         sa.PrimaryKeyConstraint("project_id", "storage", "name"),
     )
