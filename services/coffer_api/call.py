@@ -28,6 +28,10 @@ PROJECT = "/v1.0/{project}"
 MAX_BODY = 256 * 1024
 _MODEL = TypeVar("_MODEL", bound=BaseModel)
 _PARAMETER = re.compile(r"{(\w+)}")
+_ERRORS = (400, 401, 403, 404, 413, 500, 503)
+"""Bad parameters; no or wrong credentials; not allowed; the project or item is not there; too many requests; a fault of
+ours; the database is away."""
+_BODY_ERRORS = (415,)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -190,10 +194,14 @@ class Routes:
         status: int = 200,
         paged: bool = False,
         query: tuple[str, ...] = (),
+        errors: tuple[int, ...] = (),
+        extension: bool = False,
         name: str = "",
     ) -> Callable[[Handler], Handler]:
         """`path` is below the project. `rule` None: any caller of the project. The rest documents; `query`: optional
-        parameters beside those of paging; the name of the operation is the handler's, where no other is given."""
+        parameters beside those of paging; `errors`: statuses beside those that every call, or every call with a body,
+        may be answered with; `extension`: Trove has no such call; the name of the operation is the handler's, where no
+        other is given."""
         models = {m for m in (body, reply) if m is not None}
         self.models |= models
         extra: dict[str, Any] = {"parameters": _parameters(PROJECT + path, query, paged=paged)}
@@ -202,7 +210,11 @@ class Routes:
         answer: dict[str, Any] = {"description": "Done" if status != 202 else "Accepted"}
         if reply is not None:
             answer["content"] = _content(reply)
-        extra["responses"] = {str(status): answer, "default": {"$ref": "#/components/responses/Problem"}}
+        found = {*_ERRORS, *errors, *(_BODY_ERRORS if body is not None else ())} - {status}
+        problem = {"$ref": "#/components/responses/Problem"}
+        extra["responses"] = {str(status): answer, **{str(code): problem for code in sorted(found)}}
+        if extension:
+            extra["x-coffer-extension"] = True
 
         def declare(handler: Handler) -> Handler:
             self._declared.append((method, path, handler, rule, {**extra, "operationId": name or handler.__name__}))

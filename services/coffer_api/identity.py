@@ -47,6 +47,17 @@ RULES: Mapping[str, Needs] = {
     "instance:update": Needs.WRITE,
     "instance:delete": Needs.WRITE,
     "instance:restart": Needs.WRITE,
+    "instance:resize_volume": Needs.WRITE,
+    "instance:resize_flavor": Needs.WRITE,
+    "instance:promote_to_replica_source": Needs.WRITE,
+    "instance:eject_replica_source": Needs.WRITE,
+    "instance:reset_status": Needs.ADMIN,
+    "instance:force_delete": Needs.ADMIN,
+    "instance:configuration": Needs.ANY,
+    "instance:guest_log_list": Needs.ANY,
+    "instance:module_list": Needs.ANY,
+    "instance:module_apply": Needs.WRITE,
+    "instance:module_remove": Needs.WRITE,
     "instance:backups": Needs.ANY,
     "instance:extension:database:index": Needs.ANY,
     "instance:extension:database:create": Needs.WRITE,
@@ -72,17 +83,43 @@ RULES: Mapping[str, Needs] = {
     "backup_strategy:create": Needs.WRITE,
     "backup_strategy:delete": Needs.WRITE,
     "cluster:index": Needs.ANY,
+    "cluster:show": Needs.ANY,
+    "cluster:create": Needs.WRITE,
+    "cluster:delete": Needs.WRITE,
+    "cluster:action": Needs.WRITE,
     "configuration:index": Needs.ANY,
+    "configuration:show": Needs.ANY,
+    "configuration:instances": Needs.ANY,
+    "configuration:create": Needs.WRITE,
+    "configuration:update": Needs.WRITE,
+    "configuration:edit": Needs.WRITE,
+    "configuration:delete": Needs.WRITE,
+    "configuration-parameter:index": Needs.ANY,
+    "configuration-parameter:show": Needs.ANY,
+    "configuration-parameter:index_by_version": Needs.ANY,
+    "configuration-parameter:show_by_version": Needs.ANY,
     "module:index": Needs.ANY,
+    "module:show": Needs.ANY,
+    "module:create": Needs.WRITE,
+    "module:update": Needs.WRITE,
+    "module:delete": Needs.WRITE,
+    "datastore:delete": Needs.ADMIN,
+    "context_is_admin": Needs.ADMIN,
     "operation:index": Needs.ANY,
     "operation:show": Needs.ANY,
     "operation:cancel": Needs.WRITE,
 }
 
 
+MANAGEMENT = "context_is_admin"
+"""The rule of what is under /mgmt; who fails it is answered 401 there, not 403."""
+
+
 def allowed(request: Request, rule: str) -> Identity:
     """The caller, if the rule lets them; else 403 with Trove's sentence."""
     identity: Identity = request.scope["identity"]
     if identity.roles.isdisjoint(RULES[rule].value):
+        if rule == MANAGEMENT:
+            raise Problem(401, "User does not have admin privileges.")
         raise Problem(403, f"Policy doesn't allow {rule} to be performed.")
     return identity

@@ -44,7 +44,11 @@ _OPERATION_COLUMNS = (
 
 _GUEST_PUBLIC = ("instance_id", "xpub", "xpub_old", "jwt_expires_at", "agent_version", "revoked_at", "created_at")
 
-_CATALOGUE = ("datastores", "datastore_versions", "flavors")
+_CATALOGUE = (
+    "datastores", "datastore_versions", "flavors", "version_flavors", "version_volume_types",
+    "configuration_parameters",
+)
+_CHANGE = ("select", "insert", "update", "delete")
 
 _BACKUP_PUBLIC = (
     "id", "project_id", "instance_id", "operation_id", "name", "description", "parent_id", "datastore_version_id",
@@ -63,7 +67,7 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
     "coffer_api": (
         *_read(*_CATALOGUE, "instances", "heartbeats", "operation_events", "root_history"),
         Grant("instances", "insert"),
-        Grant("instances", "update", ("name", "is_public", "allowed_cidrs", "updated_at")),
+        Grant("instances", "update", ("name", "is_public", "allowed_cidrs", "updated_at", "reset_at", "failed")),
         *_FILES_OPERATIONS,
         Grant("operations", "update", ("cancel_requested", "wake_at", "updated_at")),
         Grant("guests", "select", _GUEST_PUBLIC),
@@ -73,7 +77,18 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
             "datastore_version_id", "state", "storage", "container", "prefix", "position", "tools",
         )),
         Grant("backups", "update", ("state", "updated_at")),
-        *(Grant("backup_strategies", right) for right in ("select", "insert", "update", "delete")),
+        *(
+            Grant(table, right)
+            for table in ("backup_strategies", "configurations", "project_quotas", "request_rates")
+            for right in _CHANGE
+        ),
+        # what administrators manage
+        *(
+            Grant(table, right)
+            for table in ("datastores", "datastore_versions", "configuration_parameters")
+            for right in ("insert", "update", "delete")
+        ),
+        *(Grant(table, "delete") for table in ("version_flavors", "version_volume_types")),
     ),
     "coffer_provisioner": (
         *_read(*_CATALOGUE, "instances", "heartbeats", "operations", "operation_events", "guests", "revocations",
@@ -81,8 +96,8 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         Grant("instances", "update", (
             "name", "flavor_id", "datastore_version_id", "volume_gib", "volume_type", "formatted", "started_once",
             "availability_zone", "is_public", "allowed_cidrs", "addresses", "server_id", "volume_id",
-            "root_enabled_at", "root_enabled_by", "failed", "fault_message", "fault_details", "fault_at",
-            "updated_at", "deleted_at",
+            "root_enabled_at", "root_enabled_by", "configuration_id", "failed", "fault_message", "fault_details",
+            "fault_at", "updated_at", "deleted_at",
         )),
         Grant("operations", "insert"),
         Grant("operations", "update"),
@@ -101,6 +116,7 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         )),
         Grant("project_keys", "insert"),
         Grant("backup_containers", "insert"),
+        *(Grant("orphans", right) for right in _CHANGE),
     ),
     "coffer_revoker": (
         *_read("revocations", "account_writes"),

@@ -61,6 +61,9 @@ class DatastoreVersion(SQLModel, table=True):
     backup_image: str = Field(default="", sa_column_kwargs={"server_default": ""})
     """As `image`: what backup and restore containers run. Empty: this version cannot be backed up."""
     backup_image_digest: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    traits: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    """What an administrator recorded with it and Coffer only shows: `image`, `image_tags`, `packages`, `registry_ext`,
+    `repl_strategy`."""
     active: bool = True
     created_at: datetime = Field(sa_column=_now())
 
@@ -75,6 +78,54 @@ class Flavor(SQLModel, table=True):
     vcpus: float
     disk_gib: int = 0
     ephemeral_gib: int = 0
+
+
+class VersionFlavor(SQLModel, table=True):
+    """Flavors that a datastore version is tied to; without any, it goes with all."""
+
+    __tablename__ = "version_flavors"
+    version_id: str = Field(primary_key=True, foreign_key="datastore_versions.id")
+    flavor_id: str = Field(primary_key=True, foreign_key="flavors.id")
+
+
+class VersionVolumeType(SQLModel, table=True):
+    """Volume types that a datastore version is tied to; without any, it goes with all."""
+
+    __tablename__ = "version_volume_types"
+    version_id: str = Field(primary_key=True, foreign_key="datastore_versions.id")
+    volume_type: str = Field(primary_key=True)
+
+
+class ConfigurationParameter(SQLModel, table=True):
+    """A setting of a datastore version that tenants may choose."""
+
+    __tablename__ = "configuration_parameters"
+    version_id: str = Field(primary_key=True, foreign_key="datastore_versions.id")
+    name: str = Field(primary_key=True)
+    data_type: str
+    """integer, float, string or boolean"""
+    restart_required: bool
+    rule: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    """As far as they are known: `min` and `max` (numbers), `choices` (texts), `default`, `unit`, `description`."""
+
+
+class Configuration(SQLModel, table=True):
+    """A configuration group: values for one datastore version, which instances may share."""
+
+    __tablename__ = "configurations"
+    __table_args__ = (
+        Index("ix_configurations_project", "project_id", "id", postgresql_where=text("deleted_at IS NULL")),
+    )
+    id: str = Field(primary_key=True)
+    project_id: str
+    name: str
+    description: str | None = None
+    datastore_version_id: str = Field(foreign_key="datastore_versions.id")
+    values: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    """By the name of the parameter, as it is registered."""
+    created_at: datetime = Field(sa_column=_now())
+    updated_at: datetime = Field(sa_column=_now())
+    deleted_at: datetime | None = Field(default=None, sa_column=_time())
 
 
 class Instance(SQLModel, table=True):
@@ -112,6 +163,9 @@ class Instance(SQLModel, table=True):
     volume_id: str | None = None
     root_enabled_at: datetime | None = Field(default=None, sa_column=_time())
     root_enabled_by: str | None = None
+    configuration_id: str | None = Field(default=None, foreign_key="configurations.id", index=True)
+    reset_at: datetime | None = Field(default=None, sa_column=_time())
+    """When an administrator reset its status: what its agent said before does not count any more."""
     failed: bool = False
     """The last lifecycle operation failed; shown as ERROR until one succeeds."""
     fault_message: str | None = None
@@ -377,3 +431,49 @@ class BackupStrategy(SQLModel, table=True):
     backend: str = "swift"
     swift_container: str
     created_at: datetime = Field(sa_column=_now())
+
+
+class ProjectQuota(SQLModel, table=True):
+    """A limit of a project that differs from the setting."""
+
+    __tablename__ = "project_quotas"
+    project_id: str = Field(primary_key=True)
+    resource: str = Field(primary_key=True)
+    """instances, ram, volumes or backups"""
+    hard_limit: int
+    """-1: none."""
+
+
+class RequestRate(SQLModel, table=True):
+    """What is left of a project's requests: a bucket that fills again with time, shared by all replicas of the API.
+    Losing it in a crash gives a project one minute's requests anew, so it is not logged."""
+
+    __tablename__ = "request_rates"
+    __table_args__ = ({"prefixes": ["UNLOGGED"], "postgresql_with": {"fillfactor": "50"}},)
+    project_id: str = Field(primary_key=True)
+    verb: str = Field(primary_key=True)
+    tokens: float
+    at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+
+
+class Orphan(SQLModel, table=True):
+    """Something in the cloud with Coffer's tag whose operation this database does not know: reported by the keeper,
+    deleted only when an operator says so."""
+
+    __tablename__ = "orphans"
+    kind: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    instance_id: str
+    operation_id: str
+    first_seen_at: datetime = Field(sa_column=_now())
+    last_seen_at: datetime = Field(sa_column=_now())
+    drop_requested: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+
+
+class Mark(SQLModel, table=True):
+    """Facts about the installation that somebody has confirmed, such as that its master key is kept elsewhere."""
+
+    __tablename__ = "marks"
+    name: str = Field(primary_key=True)
+    value: str
+    at: datetime = Field(sa_column=_now())
