@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -30,7 +31,9 @@ from coffer_api.auth import Auth, Strategy
 from coffer_api.discovery import Ready
 from coffer_api.edge import Edge
 from coffer_api.filing import GUEST_TIMEOUT
+from coffer_api.policy import Policy
 from coffer_api.problems import Problem, bad_request, envelope, internal_error, not_found, unprocessable
+from coffer_api.rates import Rates, limits_of
 from coffer_api.reach import Reach
 from coffer_shared.errors import GuestSilent, Refused, TryAgain
 from coffer_shared.messages import Failure
@@ -39,13 +42,19 @@ _MODULES = (
     instances.ROUTES, databases.ROUTES, users.ROUTES, root.ROUTES, backups.ROUTES, backup_strategies.ROUTES,
     followed.ROUTES, offers.ROUTES, offers.FLAVORS, limits.ROUTES, elsewhere.ROUTES,
 )
+_DESCRIPTION = """\
+Database instances on demand: the OpenStack Trove v1.0 API, with operations that can be followed.
+
+What changes an instance answers at once with the id of its operation in `X-Coffer-Operation`;
+`GET /v1.0/{project}/operations/{id}` tells how it goes on. A call marked as an *extension* is not in Trove's API.
+Errors are `{"<name>": {"code": <status>, "message": "<text>"}}`, and every answer has an `X-Openstack-Request-Id`.
+"""
 
 
-def build(api: Reach, strategy: Strategy, ready: Ready) -> ASGIApp:
-    app = FastAPI(
-        title="Coffer", version="v1.0", docs_url=None, redoc_url=None, openapi_url="/openapi.json",
-        redirect_slashes=False,
-        description="Database instances on demand: the OpenStack Trove v1.0 API, with operations that can be followed.",
+def build(api: Reach, strategy: Strategy, policy: Policy, ready: Ready) -> ASGIApp:
+    app = FastAPIOffline(
+        title="Coffer", version="v1.0", docs_url=None, redoc_url="/docs", static_url="/docs/static",
+        openapi_url="/openapi.json", redirect_slashes=False, description=_DESCRIPTION,
     )
     app.router.routes.extend(discovery.routes(api.settings, ready))
     for module in _MODULES:
@@ -53,7 +62,8 @@ def build(api: Reach, strategy: Strategy, ready: Ready) -> ASGIApp:
     for kind, handler in _ANSWERS.items():
         app.add_exception_handler(kind, handler)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
-    return Edge(Auth(app, strategy), api.metrics)
+    limited = Rates(app, api.reads, limits_of(api.settings))
+    return Edge(Auth(limited, strategy, policy), api.metrics)
 
 
 async def _problem(_request: Request, error: Any) -> Response:

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from coffer_api.htpasswd import User, UserFile
 from coffer_api.identity import Identity
 from coffer_api.metrics import Metrics
+from coffer_api.policy import Policy
 from coffer_api.problems import Problem
 from coffer_shared import log
 
@@ -40,13 +42,16 @@ class Strategy(Protocol):
 class Auth:
     """Sets `scope["identity"]` for everything under a project; the other paths are public."""
 
-    def __init__(self, app: ASGIApp, strategy: Strategy) -> None:
+    def __init__(self, app: ASGIApp, strategy: Strategy, policy: Policy) -> None:
         self._app = app
         self._strategy = strategy
+        self._policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PREFIX) and scope["segments"][1]:
-            scope["identity"] = await self._strategy.identify(scope, scope["segments"][1])
+            found = await self._strategy.identify(scope, scope["segments"][1])
+            scope["identity"] = replace(found, admin=True) if self._policy.is_admin(found) else found
+            scope["policy"] = self._policy
         await self._app(scope, receive, send)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -214,8 +214,26 @@ class Flavors(BaseModel):
     flavors: list[Flavor]
 
 
+class AbsoluteLimits(BaseModel):
+    verb: Literal["ABSOLUTE"]
+    max_instances: int = Field(description="As the others below, -1: no limit")
+    max_ram: int = Field(description="MiB in all")
+    max_volumes: int = Field(description="GiB in all")
+    max_backups: int
+
+
+class RateLimit(BaseModel):
+    verb: Literal["GET", "POST", "PUT", "DELETE"]
+    value: int
+    remaining: int
+    unit: Literal["MINUTE"]
+    uri: str
+    regex: str
+    nextAvailable: str = Field(description="When one more request may be made")  # noqa: N815 - Trove's name
+
+
 class Limits(BaseModel):
-    limits: list[dict[str, Any]]
+    limits: list[AbsoluteLimits | RateLimit] = Field(description="The absolute ones first")
 
 
 class Failure(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from coffer_api import documents
+from coffer_api import documents, rates
 from coffer_api.call import Call, Routes, reply
 
 ROUTES = Routes("limits")
@@ -12,7 +12,7 @@ ROUTES = Routes("limits")
 
 @ROUTES.add("GET", "/limits", rule="limits:index", reply=documents.Limits)
 async def list_limits(call: Call) -> Response:
-    """Absolute limits only; requests are not limited by their number."""
+    """What the project may have, and then how many requests it may make in a minute."""
     settings = call.api.settings
     absolute = {
         "verb": "ABSOLUTE",
@@ -21,4 +21,4 @@ async def list_limits(call: Call) -> Response:
         "max_volumes": settings.quota_volumes,
         "max_backups": settings.quota_backups,
     }
-    return reply({"limits": [absolute]})
+    return reply({"limits": [absolute, *await rates.describe(call.api.reads, rates.limits_of(settings), call.project)]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import sys
@@ -20,6 +21,7 @@ from coffer_api.asking import GuestQueries, NoGuests
 from coffer_api.auth import HttpBasic, NoAuth, Strategy
 from coffer_api.htpasswd import BadUserFile, UserFile
 from coffer_api.metrics import Metrics
+from coffer_api.policy import BadPolicy, Policy
 from coffer_api.reach import Guests, NoWakes, Reach, Wakes
 from coffer_api.reads import Reads
 from coffer_api.settings import Settings
@@ -37,6 +39,7 @@ from coffer_shared.wake import RECEIVER, Waker
 NAME = "api"
 _GRACE = 15
 _BACKLOG = 2048
+_POLICY_EVERY = 5.0
 _log = log.get(__name__)
 
 
@@ -46,7 +49,7 @@ def main() -> None:
         chosen.check()
         log.configure(NAME, chosen.log_level)
         uvloop.run(serve(chosen))
-    except (BadSettings, BadUserFile, OSError) as error:
+    except (BadSettings, BadUserFile, BadPolicy, OSError) as error:
         sys.exit(f"coffer-{NAME}: {error}")
 
 
@@ -65,20 +68,33 @@ async def running(chosen: Settings) -> AsyncIterator[tuple[str, int]]:
     metrics = Metrics(observer.registry)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(db.close)
-        strategy = make_strategy(chosen, metrics, stack)
+        strategy, policy = make_strategy(chosen, metrics, stack), Policy(chosen.policy_file)
         listener = stack.enter_context(_listen(chosen.host, chosen.port))
         reach = await _reach(chosen, db, metrics, stack)
         await observer.start()
         stack.push_async_callback(observer.stop)
-        server = _server(build(reach, strategy, db.ready), chosen)
+        server = _server(build(reach, strategy, policy, db.ready), chosen)
         async with TaskGroup() as tasks:
+            watching = tasks.create_task(_watch(policy))
             tasks.create_task(server.serve([listener]))
             address: tuple[str, int] = listener.getsockname()[:2]
             _log.info("listening", address=address[0], port=address[1], authentication=chosen.auth_strategy)
             try:
                 yield address
             finally:
+                watching.cancel()
                 server.should_exit = True
+
+
+async def _watch(policy: Policy) -> None:
+    """Take up changes of the policy file."""
+    while True:
+        await asyncio.sleep(_POLICY_EVERY)
+        try:
+            if await asyncio.to_thread(policy.refresh):
+                _log.info("the policy changed")
+        except (BadPolicy, OSError) as error:
+            _log.error("the policy file is not usable; the earlier rules stay", reason=str(error))
 
 
 def make_strategy(chosen: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack) -> Strategy:

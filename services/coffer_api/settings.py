@@ -29,6 +29,9 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     auth_strategy: Literal["http_basic", "noauth"] = "http_basic"
     htpasswd: str = ""
     """Path of a file with lines of user:bcrypt:project:role1,role2; empty: the one in `state_dir`."""
+    policy_file: str = ""
+    """Path of a YAML file of rules that take the place of the defaults (`coffer_api.policy`); read again when it
+    changes."""
     allow_noauth_remote: bool = False
     """Let `noauth` listen on an address that others can reach."""
 
@@ -45,6 +48,12 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     quota_ram: int = -1
     """MiB in all."""
     quota_backups: int = 50
+    http_get_rate: int = 200
+    """Requests per minute of a project, over all replicas, as the three below; 0: no limit."""
+    http_post_rate: int = 200
+    http_put_rate: int = 200
+    """PATCH counts with PUT."""
+    http_delete_rate: int = 200
     backup_container: str = "database_backups"
     """Where backups go when neither the request nor a strategy says."""
     heartbeat_expiry: float = 90.0

@@ -453,6 +453,9 @@ class RequestRate(SQLModel, table=True):
     project_id: str = Field(primary_key=True)
     verb: str = Field(primary_key=True)
     tokens: float
+    """Left at `at`."""
+    taken: float
+    """By the last replica that asked."""
     at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
 
 

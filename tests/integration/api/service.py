@@ -118,7 +118,7 @@ def settings(database: DatabaseSettings, state: Path, **more: Any) -> Settings:
     plain = {name: getattr(database, name) for name in database.__struct_fields__}
     chosen = {
         "state_dir": str(state), "port": 0, "metrics_host": "127.0.0.1", "metrics_port": 0, "operation_wait": 5.0,
-        "guest_wait": 1.0,
+        "guest_wait": 1.0, "http_get_rate": 0, "http_post_rate": 0, "http_put_rate": 0, "http_delete_rate": 0,
     }
     return Settings(**{**plain, **chosen, **more})
 

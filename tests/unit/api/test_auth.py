@@ -146,7 +146,7 @@ async def test_projects(basic: HttpBasic):
     assert await status(basic, "boss", "two", project="p2") == 200
     assert await status(basic, "boss", "two", project="p\n2") == 403
     everybody = await NoAuth().identify({}, "any")
-    assert (everybody.project, everybody.admin) == ("any", True)
+    assert (everybody.project, everybody.roles) == ("any", frozenset({"admin", "member"}))
 
 
 async def test_the_file_is_read_again_when_it_changes(basic: HttpBasic, file: Path):

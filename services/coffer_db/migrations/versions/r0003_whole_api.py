@@ -66,7 +66,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "request_rates", _text("project_id"), _text("verb"), sa.Column("tokens", sa.Float(), nullable=False),
-        _time("at", default=None),
+        sa.Column("taken", sa.Float(), nullable=False), _time("at", default=None),
         sa.PrimaryKeyConstraint("project_id", "verb"),
         prefixes=["UNLOGGED"], postgresql_with={"fillfactor": "50"},
     )
