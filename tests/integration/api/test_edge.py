@@ -34,8 +34,12 @@ async def test_the_public_documents(api: Caller):
         assert (await api.bare("GET", path)).must(200)["version"]["links"][0]["href"] == f"{api.base}/v1.0/"
     for path in ("/healthz", "/readyz", "/healthcheck"):
         assert (await api.bare("GET", path)).must(200) == "OK"
-    for path in ("/metrics", "/docs", "/nothing"):
+    for path in ("/metrics", "/redoc", "/nothing"):
         assert (await api.bare("GET", path)).status == 404
+    page = (await api.bare("GET", "/docs")).must(200)
+    assert "/docs/static/redoc.standalone.js" in page
+    assert "https://" not in page  # a reader without the internet sees it too
+    assert len((await api.bare("GET", "/docs/static/redoc.standalone.js")).must(200)) > 100_000
 
 
 async def test_the_document_describes_every_route(api: Caller):
