@@ -1,5 +1,5 @@
 """The datastores: one folder is one datastore, with `DATASTORE` in `spec.py`, `DRIVER` in `driver.py`, and `TOOL` in
-`tool.py` where it can be backed up.
+`tool.py` where it can be backed up; `parameters/<version>.json` lists what its tenants may choose.
 
 This is the one place with dynamic imports. The control plane calls `specs` only; the guest also calls `driver`; the
 backup container calls `tool` only.
@@ -11,10 +11,12 @@ import importlib
 import importlib.util
 import pkgutil
 from functools import cache
+from importlib import resources
 from typing import cast
 
 from coffer_shared.backups import BackupTool
 from coffer_shared.datastore import Datastore, Driver
+from coffer_shared.parameters import Parameter, decode
 
 
 @cache
@@ -37,6 +39,14 @@ def tool(name: str) -> BackupTool:
     if name not in _folders() or importlib.util.find_spec(f"{__name__}.{name}.tool") is None:
         raise KeyError(name)
     return cast("BackupTool", importlib.import_module(f"{__name__}.{name}.tool").TOOL)
+
+
+def parameters(name: str, version: str) -> list[Parameter]:
+    """Those that are shipped for a version; none if there is no list, or no such datastore or version."""
+    if version not in (specs()[name].versions if name in specs() else ()):
+        return []
+    listed = resources.files(f"{__name__}.{name}") / "parameters" / f"{version}.json"
+    return decode(listed.read_bytes()) if listed.is_file() else []
 
 
 def _folders() -> list[str]:

@@ -8,13 +8,16 @@ them out. Optional abilities are Protocols of their own, so that a small datasto
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 # --- what the control plane reads ---
+
+Setting: TypeAlias = bool | int | float | str
+"""A value as an engine's configuration file has it; a number with a unit is text."""
 
 
 class Feature(StrEnum):
@@ -22,6 +25,25 @@ class Feature(StrEnum):
     USERS = "users"
     ROOT = "root"
     BACKUP = "backup"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of an instance's machine: what the defaults of its settings follow from."""
+
+    memory_bytes: int
+    """The flavor's memory; engine buffers are sized from it."""
+    vcpus: float
+    volume_bytes: int = 0
+    """Of the data volume; 0: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit that the engine knows: what it measures, and how much one is."""
+
+    measures: str
+    factor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +67,10 @@ class Datastore:
     """Whether users are qualified by host (`name@host`)."""
     character_sets: frozenset[str] = frozenset()
     """Accepted names, lower case; empty: the engine is asked."""
+    defaults: Callable[[Sizes], Mapping[str, Setting]] | None = None
+    """The settings that every instance of these sizes gets from its agent, by name; None: they are not told."""
+    units: Mapping[str, Unit] = field(default_factory=dict)
+    """By the spelling in which they follow a number; a parameter that counts in one takes text with any of its kind."""
 
 
 # --- what the guest core hands to a driver ---
@@ -67,10 +93,12 @@ class Order:
     """Addresses on which tenants reach the engine (the tenant network's)."""
     port: int
     memory_bytes: int
-    """The flavor's memory; engine buffers are sized from it."""
     vcpus: float
     volume_bytes: int = 0
-    """Of the data volume; 0: not known."""
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.memory_bytes, self.vcpus, self.volume_bytes)
 
 
 @dataclass(frozen=True, slots=True)

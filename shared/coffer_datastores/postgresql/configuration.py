@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
+from coffer_datastores.postgresql import template
 from coffer_datastores.postgresql.session import BACKUP_USER, SUPERUSER
 from coffer_datastores.postgresql.spec import SOCKET
-from coffer_shared.datastore import File, Order
-
-_MIB = 1024 * 1024
-_MAX_CONNECTIONS = 100
-
-_LEAST_SLOT_MIB = 1024
-_SLOT_PART = 4
+from coffer_shared.datastore import File, Order, Setting
 
 # The map lets the machine's root (the agent) and the container's own user be the superuser, and the latter the backup
 # user, over the local socket only. Nobody is ever trusted, and neither of the two ever comes in over TCP. The backup
@@ -43,44 +38,19 @@ def files(order: Order, inside: str) -> tuple[File, ...]:
 
 
 def _settings(order: Order, inside: str) -> dict[str, str]:
-    mib = order.memory_bytes // _MIB
-    workers = max(2, round(order.vcpus))
-    return {
-        "hba_file": _quoted(f"{inside}/pg_hba.conf"),
-        "ident_file": _quoted(f"{inside}/pg_ident.conf"),
-        "allow_alter_system": "off",  # it would outlive and contradict what is written here
-        "listen_addresses": _quoted(",".join(("127.0.0.1", *order.listen))),
-        "port": str(order.port),
-        "max_connections": str(_MAX_CONNECTIONS),
-        "unix_socket_directories": _quoted(SOCKET),
-        "password_encryption": "'scram-sha-256'",
-        # The container sees the host's memory, not its own: sizes come from the flavor.
-        "shared_buffers": f"{max(32, mib // 4)}MB",
-        "effective_cache_size": f"{max(64, mib // 2)}MB",
-        "work_mem": f"{min(64, max(4, mib // (4 * _MAX_CONNECTIONS)))}MB",
-        "maintenance_work_mem": f"{min(1024, max(32, mib // 16))}MB",
-        "huge_pages": "off",
-        "jit": "off",
-        "max_worker_processes": str(max(8, workers)),
-        "max_parallel_workers": str(workers),
-        "max_parallel_workers_per_gather": str(max(1, workers // 2)),
-        "wal_level": "replica",
-        "max_wal_size": "512MB",
-        "max_wal_senders": "10",
-        "max_replication_slots": "10",
-        # A slot that nobody gives back must not fill the volume: past this it is worth nothing any more.
-        "max_slot_wal_keep_size": f"{_slot_mib(order)}MB",
-        "log_destination": "'stderr'",
-        "logging_collector": "off",
-        "log_line_prefix": "'%m [%p] %q%u@%d '",
-        "log_timezone": "'UTC'",
-        "timezone": "'UTC'",
+    own: dict[str, Setting] = {
+        "hba_file": f"{inside}/pg_hba.conf",
+        "ident_file": f"{inside}/pg_ident.conf",
+        "allow_alter_system": False,  # it would outlive and contradict what is written here
+        "listen_addresses": ",".join(("127.0.0.1", *order.listen)),
+        "port": order.port,
+        "unix_socket_directories": SOCKET,
     }
+    return {name: _written(value) for name, value in (own | template.defaults(order.sizes)).items()}
 
 
-def _slot_mib(order: Order) -> int:
-    return order.volume_bytes // _SLOT_PART // _MIB if order.volume_bytes else _LEAST_SLOT_MIB
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+def _written(value: Setting) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    text = str(value)
+    return text if text.isascii() and text.isalnum() else "'" + text.replace("'", "''") + "'"

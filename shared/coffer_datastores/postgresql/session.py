@@ -17,6 +17,16 @@ BACKUP_USER = "coffer_backup"
 """Whom the backup container is to the server: it replicates and does nothing else."""
 _CONNECT_SECONDS = 5.0
 _NAME_BYTES = 63
+_OWN_SETTINGS = {
+    # over what tenants choose for everybody, or for a database of theirs: it would end or refuse what the agent does
+    "application_name": "coffer",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_read_only": "off",
+}
 
 _CODES = {
     "42P04": Failure.EXISTS,  # duplicate_database
@@ -73,7 +83,7 @@ async def connect(order: Order, database: str | None = None) -> AsyncIterator[Po
             ssl=False,
             timeout=_CONNECT_SECONDS,
             statement_cache_size=0,
-            server_settings={"application_name": "coffer"},
+            server_settings=_OWN_SETTINGS,
         )
     try:
         yield PostgresSession(connection, order)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from coffer_datastores.postgresql import template
 from coffer_shared.datastore import Datastore, Feature
 
 # Names of tenants: any printable characters, no space at the ends, none of the prefixes that the server (pg_) and
@@ -29,4 +30,6 @@ DATASTORE = Datastore(
     user_pattern=re.compile(r"(?!pg_|coffer_)" + _NAME),
     database_pattern=re.compile(_NAME),
     has_hosts=False,
+    defaults=template.defaults,
+    units=template.UNITS,
 )
