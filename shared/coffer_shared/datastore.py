@@ -45,6 +45,10 @@ class Datastore:
     """Whether users are qualified by host (`name@host`)."""
     character_sets: frozenset[str] = frozenset()
     """Accepted names, lower case; empty: the engine is asked."""
+    image: str = ""
+    """Repository of the engine's image in the stack's registry; its tag is the number of the version."""
+    backup_image: str = ""
+    """The same of what backup and restore containers run."""
 
 
 # --- what the guest core hands to a driver ---

@@ -29,4 +29,6 @@ DATASTORE = Datastore(
     user_pattern=re.compile(r"(?!pg_|coffer_)" + _NAME),
     database_pattern=re.compile(_NAME),
     has_hosts=False,
+    image="coffer/postgres",
+    backup_image="coffer/postgres-backup",
 )
