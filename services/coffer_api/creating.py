@@ -28,7 +28,9 @@ RESTORE_WITHIN = timedelta(hours=6)
 _LATER = ("replica_of", "slave_of", "configuration", "modules")
 _OFFER = """
     SELECT d.name AS datastore, d.id AS datastore_id, d.default_version_id, v.id, v.name, v.version, v.manager,
-           v.active, v.backup_image, f.id AS flavor
+           v.active, v.image, v.image_digest, v.backup_image, v.backup_image_digest, f.id AS flavor,
+           ARRAY(SELECT a.flavor_id FROM version_flavors a WHERE a.version_id = v.id) AS flavors,
+           ARRAY(SELECT a.volume_type FROM version_volume_types a WHERE a.version_id = v.id) AS volume_types
     FROM datastores d JOIN datastore_versions v ON v.datastore_id = d.id
     LEFT JOIN flavors f ON f.id = $1
     ORDER BY d.name, v.name, v.version

@@ -112,8 +112,8 @@ async def _offer(
     if there is None:
         if before is not None:
             return False
-        made = await conn.execute(insert(table).values(row | dict(new or {})).on_conflict_do_nothing().returning(table.c.id))
-        if made.first() is None:
+        statement = insert(table).values(row | dict(new or {})).on_conflict_do_nothing().returning(table.c.id)
+        if (await conn.execute(statement)).first() is None:
             return False
     else:
         ours = {name: value for name, value in row.items() if before is None or there[name] == before.get(name)}

@@ -37,10 +37,10 @@ _USES = text("""
                AS configurations
 """)
 _DIGEST = text("""
-    SELECT (SELECT image_digest FROM datastore_versions WHERE image = :image AND image_digest <> ''
-            ORDER BY created_at DESC, id LIMIT 1),
-           (SELECT backup_image_digest FROM datastore_versions WHERE backup_image = :backup AND backup_image_digest <> ''
-            ORDER BY created_at DESC, id LIMIT 1)
+    SELECT (SELECT v.image_digest FROM datastore_versions v
+            WHERE v.image = :image AND v.image_digest <> '' ORDER BY v.created_at DESC, v.id LIMIT 1),
+           (SELECT v.backup_image_digest FROM datastore_versions v
+            WHERE v.backup_image = :backup AND v.backup_image_digest <> '' ORDER BY v.created_at DESC, v.id LIMIT 1)
 """)
 _DUPLICATE = "23505"
 

@@ -72,7 +72,8 @@ class Use:
         return self.in_use + self.reserved
 
 
-def use(row: Mapping[str, Any]) -> Use:
+def use(row: Any) -> Use:
+    """From a row of USAGE."""
     return Use(row["resource"], row["hard_limit"], row["in_use"], row["reserved"])
 
 

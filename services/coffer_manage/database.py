@@ -15,6 +15,7 @@ from coffer_db import migrate as schema
 from coffer_db.catalogue import Catalogue, DatastoreOffer, VersionOffer, register
 from coffer_db.database import Database, DatabaseSettings
 
+
 async def migrate(state: Path) -> None:
     """Schema first, then the roles whose rights are on it, then what is on offer."""
     chosen = settings(state)
