@@ -42,6 +42,12 @@ _DIGEST = text("""
            (SELECT v.backup_image_digest FROM datastore_versions v
             WHERE v.backup_image = :backup AND v.backup_image_digest <> '' ORDER BY v.created_at DESC, v.id LIMIT 1)
 """)
+_FIND = text("""
+    SELECT v.id, d.name || '/' || v.name || '/' || v.version AS whole
+    FROM datastore_versions v JOIN datastores d ON d.id = v.datastore_id
+    WHERE :named IN (v.id, d.name || '/' || v.name, d.name || '/' || v.name || '/' || v.version)
+    ORDER BY v.id = :named DESC, whole
+""")
 _DUPLICATE = "23505"
 
 
@@ -162,6 +168,17 @@ async def load(session: AsyncSession, version: str) -> RowMapping:
     return row
 
 
+async def find(session: AsyncSession, named: str) -> str:
+    """The id of the version with this id, or that is datastore/name, or datastore/name/number."""
+    rows = (await session.execute(_FIND, {"named": named})).all()
+    if not rows:
+        raise OfferError(Why.UNKNOWN, f"Datastore version '{named}' cannot be found.")
+    if len(rows) > 1 and rows[0].id != named and rows[0].whole != named:
+        meant = ", ".join(row.whole for row in rows)
+        raise OfferError(Why.INVALID, f"'{named}' may be each of {meant}; give one of these.")
+    return str(rows[0].id)
+
+
 async def add_datastore(session: AsyncSession, name: str) -> str:
     """Its id. One that is there, by that name or id, stays as it is."""
     found = await _datastore(session, name)
@@ -188,7 +205,7 @@ async def remove_datastore(session: AsyncSession, datastore: str) -> None:
         raise OfferError(Why.IN_USE, f"Datastore '{datastore}' has versions; delete them first.") from None
 
 
-async def set_default(session: AsyncSession, datastore: str, version: str) -> None:
+async def set_default(session: AsyncSession, datastore: str, version: str | None) -> None:
     where = _datastores.c.id == datastore
     await session.execute(update(_datastores).where(where).values(default_version_id=version))
 
