@@ -23,6 +23,9 @@ from coffer_api import (
     followed,
     instances,
     limits,
+    mgmt_instances,
+    mgmt_quotas,
+    mgmt_versions,
     offers,
     root,
     users,
@@ -40,7 +43,8 @@ from coffer_shared.messages import Failure
 
 _MODULES = (
     instances.ROUTES, databases.ROUTES, users.ROUTES, root.ROUTES, backups.ROUTES, backup_strategies.ROUTES,
-    followed.ROUTES, offers.ROUTES, offers.FLAVORS, limits.ROUTES, elsewhere.ROUTES,
+    followed.ROUTES, offers.ROUTES, offers.FLAVORS, limits.ROUTES,
+    mgmt_instances.ROUTES, mgmt_quotas.ROUTES, mgmt_versions.ROUTES, elsewhere.ROUTES,
 )
 _DESCRIPTION = """\
 Database instances on demand: the OpenStack Trove v1.0 API, with operations that can be followed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import asyncpg
 import msgspec
@@ -17,6 +17,7 @@ from coffer_api import backup_rows, filing, instance_rows, names, quotas, restor
 from coffer_api.bodies import CreateInstance, InstanceSpec
 from coffer_api.call import Call, reply
 from coffer_api.identity import allowed
+from coffer_api.instance_rows import UUID
 from coffer_api.problems import Problem, bad_request, not_found, not_in_this_release, over_limit
 from coffer_db import operations
 from coffer_db.operations import NewOperation, Replayed
@@ -25,10 +26,15 @@ from coffer_shared.datastore import Datastore, Feature
 
 CREATE_WITHIN = timedelta(minutes=20)
 RESTORE_WITHIN = timedelta(hours=6)
-_LATER = ("replica_of", "slave_of", "configuration", "modules")
+_LATER = ("configuration", "modules")
+_NOTHING: tuple[Any, ...] = (None, [], "", {})
+_OF_THE_SOURCE = ("flavor_ref", "flavor", "datastore", "volume", "locality", "databases", "users")
+"""What a replica takes from its source."""
 _OFFER = """
     SELECT d.name AS datastore, d.id AS datastore_id, d.default_version_id, v.id, v.name, v.version, v.manager,
-           v.active, v.backup_image, f.id AS flavor
+           v.active, v.image, v.image_digest, v.backup_image, v.backup_image_digest, f.id AS flavor,
+           ARRAY(SELECT a.flavor_id FROM version_flavors a WHERE a.version_id = v.id) AS flavors,
+           ARRAY(SELECT a.volume_type FROM version_volume_types a WHERE a.version_id = v.id) AS volume_types
     FROM datastores d JOIN datastore_versions v ON v.datastore_id = d.id
     LEFT JOIN flavors f ON f.id = $1
     ORDER BY d.name, v.name, v.version
@@ -88,7 +94,7 @@ async def _answer(call: Call, instance: str, operation: str) -> Response:
 
 async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
     """Everything that can be refused without writing is refused here."""
-    _refuse_later(spec)
+    await _refuse_later(call, spec)
     settings = call.api.settings
     ref = spec.flavor_ref or spec.flavor
     backup = None if spec.restore_point is None else await _backup(call, spec.restore_point.backup_ref)
@@ -99,6 +105,7 @@ async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
         raise bad_request(f"Datastore version '{version['name']}' cannot be used by this release.")
     if ref is None or version["flavor"] is None:
         raise bad_request(f"Resource {ref} cannot be found.")
+    _need_association(version, spec)
     if spec.volume is None:
         raise bad_request("Volume size was not specified.")
     if spec.volume.size > settings.max_volume_gib:
@@ -151,12 +158,44 @@ def _row(call: Call, spec: InstanceSpec, instance: str) -> dict[str, Any]:
     }
 
 
-def _refuse_later(spec: InstanceSpec) -> None:
+async def _refuse_later(call: Call, spec: InstanceSpec) -> None:
+    source = spec.replica_of if spec.replica_of not in _NOTHING else spec.slave_of
+    if source not in _NOTHING:
+        await _refuse_replica(call, spec, source)
     for field in _LATER:
-        if getattr(spec, field) not in (None, [], "", {}):
-            raise not_in_this_release(f"Creating an instance with {InstanceSpec.model_fields[field].alias or field}")
+        if getattr(spec, field) not in _NOTHING:
+            raise not_in_this_release(f"Creating an instance with {field}")
     if spec.replica_count is not None and spec.replica_count > 1:
         raise bad_request("replica_count needs replica_of.")
+
+
+async def _refuse_replica(call: Call, spec: InstanceSpec, source: Any) -> NoReturn:
+    """What would be wrong with it in any release comes first."""
+    given = [InstanceSpec.model_fields[name].alias or name for name in _OF_THE_SOURCE if getattr(spec, name)]
+    if any(nic.ip_address is not None for nic in spec.nics):
+        given.append("nics.ip_address")
+    if given:
+        raise bad_request(f"A replica takes after its source: {', '.join(given)} cannot be given.")
+    if not isinstance(source, str) or not UUID.fullmatch(source):
+        raise bad_request("Validation error: instance['replica_of'] must be the id of an instance.")
+    await instance_rows.load(call, source)
+    raise not_in_this_release("Creating an instance with replica_of")
+
+
+def _need_association(version: asyncpg.Record, spec: InstanceSpec) -> None:
+    """400 for what the version is not tied to, and while nothing says what its guests run."""
+    called = f"datastore {version['datastore']} version {version['name']}"
+    if version["flavors"] and version["flavor"] not in version["flavors"]:
+        raise bad_request(f"Flavor {version['flavor']} is not supported for {called}.")
+    kind = spec.volume.type if spec.volume else None
+    if kind is not None and kind not in version["volume_types"]:
+        known = ", ".join(sorted(version["volume_types"])) or "none has a name"
+        raise bad_request(f"The volume type {kind} is not valid for {called}; valid types: {known}.")
+    if not version["image_digest"]:
+        raise bad_request(
+            f"Instances of {called} cannot be created yet: no digest is recorded for its image {version['image']}. "
+            "An administrator records it with coffer-manage.",
+        )
 
 
 def _version(
@@ -174,18 +213,19 @@ def _version(
         raise not_found(f"Datastore '{kind}' cannot be found.")
     name = asked.version if asked else None
     if name is None and (asked is None or asked.version_number is None):
-        mine = [row for row in mine if row["id"] == row["default_version_id"]]
+        mine = [row for row in mine if row["id"] == row["default_version_id"] and row["active"]]
         if not mine:
             raise bad_request(f"Default version for datastore '{kind}' not found.")
     if name is not None:
-        mine = [row for row in mine if name in {row["name"], row["id"]}]
+        mine = [row for row in mine if row["name"] == name or row["id"] == name.lower()]
     if asked is not None and asked.version_number is not None:
         mine = [row for row in mine if row["version"] == asked.version_number]
     mine = [row for row in mine if row["active"]]
     if not mine:
         raise bad_request(f"Datastore version '{name or (asked and asked.version_number) or ''}' cannot be found.")
     if len(mine) > 1:
-        raise bad_request(f"Datastore version '{name}' is not unique: give version_number too.")
+        other = "version_number" if name else "version"
+        raise bad_request(f"Several versions of datastore '{kind}' are meant by that: give {other} too.")
     return mine[0]
 
 

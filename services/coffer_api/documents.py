@@ -168,7 +168,13 @@ class Version(BaseModel):
     name: str
     version: str
     links: list[Link]
-    datastore: str | None = None
+    datastore: str | None = Field(None, description="Its id; not inside of a datastore")
+    active: bool | None = Field(None, description="For administrators, as those below")
+    packages: str | None = Field(None, description="With commas between them")
+    image: str | None = None
+    image_tags: list[str] | None = None
+    registry_ext: str | None = None
+    repl_strategy: str | None = None
 
 
 class VersionReply(BaseModel):
@@ -212,6 +218,17 @@ class FlavorReply(BaseModel):
 
 class Flavors(BaseModel):
     flavors: list[Flavor]
+
+
+class VolumeType(BaseModel):
+    id: str
+    name: str
+    is_public: bool
+    description: str | None
+
+
+class VolumeTypes(BaseModel):
+    volume_types: list[VolumeType]
 
 
 class AbsoluteLimits(BaseModel):

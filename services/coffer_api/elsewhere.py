@@ -11,6 +11,7 @@ import re
 from starlette.responses import Response
 
 from coffer_api.call import Call, Handler, Routes, reply
+from coffer_api.identity import MANAGEMENT
 from coffer_api.problems import not_found, not_in_this_release
 
 ROUTES = Routes("not in this release")
@@ -25,29 +26,20 @@ _ABSENT = (
         "/datastores/versions/{version}/parameters",
         "/datastores/versions/{version}/parameters/{name}",
     )),
-    ("Deleting datastores", "DELETE", ("/datastores/{datastore}",)),
     ("Logs of instances", "GET POST", ("/instances/{id}/log",)),
     ("Certificates", "GET POST", ("/instances/{id}/ssl",)),
     ("Modules", "GET POST", ("/instances/{id}/modules",)),
     ("Modules", "DELETE", ("/instances/{id}/modules/{module}",)),
     ("Modules", "POST", ("/modules",)),
     ("Clusters", "POST", ("/clusters",)),
-    ("Management of instances", "GET", ("/mgmt/instances", "/mgmt/instances/{id}")),
     ("Management of instances", "POST", ("/mgmt/instances/{id}/action", "/mgmt/instances/{id}/upgrade")),
-    ("Management of instances", "GET", (
-        "/mgmt/instances/{id}/root", "/mgmt/instances/{id}/hwinfo", "/mgmt/instances/{id}/diagnostics",
-        "/mgmt/instances/{id}/rpc_ping",
-    )),
-    ("Management of clusters", "GET", ("/mgmt/clusters", "/mgmt/clusters/{id}")),
-    ("Management of clusters", "POST", ("/mgmt/clusters/{id}/action",)),
-    ("Quotas of a project", "GET PUT", ("/mgmt/quotas/{quota_project}",)),
-    ("Management of datastore versions", "GET POST", ("/mgmt/datastore-versions",)),
-    ("Management of datastore versions", "GET PATCH DELETE", ("/mgmt/datastore-versions/{id}",)),
+    ("Management of instances", "GET", ("/mgmt/instances/{id}/hwinfo", "/mgmt/instances/{id}/diagnostics")),
     ("Configuration parameters", "GET POST", ("/mgmt/datastores/versions/{version}/parameters",)),
     ("Configuration parameters", "GET PUT DELETE", ("/mgmt/datastores/versions/{version}/parameters/{name}",)),
 )
 _EMPTY = (
     ("configurations", "configuration:index"), ("clusters", "cluster:index"), ("modules", "module:index"),
+    ("mgmt/clusters", MANAGEMENT),
 )
 _NONE_OF = (
     # the sentence, the path of one item, then methods and paths below it
@@ -59,6 +51,7 @@ _NONE_OF = (
         "Cluster '{}' cannot be found.", "/clusters/{id}",
         (("DELETE", ""), ("POST", ""), ("GET", "/root"), ("POST", "/root"), ("GET", "/instances/{instance}")),
     ),
+    ("Cluster '{}' cannot be found.", "/mgmt/clusters/{id}", (("POST", "/action"),)),
     (
         "Module {} cannot be found.", "/modules/{id}",
         (("DELETE", ""), ("PUT", ""), ("GET", "/instances"), ("PUT", "/instances")),
@@ -80,23 +73,30 @@ def _empty(key: str) -> Handler:
     return nothing
 
 
-def _none(sentence: str) -> Handler:
+def _none(sentence: str, path: str) -> Handler:
+    part = path.split("/").index("{id}") - 1
+
     async def not_there(call: Call) -> Response:
-        raise not_found(sentence.format(call.part(1)[:255]))
+        raise not_found(sentence.format(call.part(part)[:255]))
 
     return not_there
 
 
 def _declare() -> None:
     for key, rule in _EMPTY:
-        ROUTES.add("GET", f"/{key}", rule=rule, name=f"list_{key}")(_empty(key))
+        ROUTES.add("GET", f"/{key}", rule=rule, name=f"list_{key.replace('/', '_')}")(_empty(key.rpartition("/")[2]))
     for sentence, path, below in _NONE_OF:
         for method, rest in (("GET", ""), *below):
-            ROUTES.add(method, path + rest, rule=None, status=404, name=_name(method, path + rest))(_none(sentence))
+            where = path + rest
+            ROUTES.add(method, where, rule=_rule(where), status=404, name=_name(method, where))(_none(sentence, path))
     for what, methods, paths in _ABSENT:
         for path in paths:
             for method in methods.split():
-                ROUTES.add(method, path, rule=None, status=501, name=_name(method, path))(_absent(what))
+                ROUTES.add(method, path, rule=_rule(path), status=501, name=_name(method, path))(_absent(what))
+
+
+def _rule(path: str) -> str | None:
+    return MANAGEMENT if path.startswith("/mgmt/") else None
 
 
 def _name(method: str, path: str) -> str:

@@ -1,4 +1,7 @@
-"""The one statement behind every view of an instance, and the facts that its status is derived from."""
+"""The one statement behind every view of an instance, and the facts that its status is derived from.
+
+Administrators see deleted instances too; what those had may not be on offer any more, hence the outer joins.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,25 @@ from coffer_shared.datastore import Datastore, Feature
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _BYTES = re.compile(r"[0-9]{1,18}", re.ASCII)
 
-_SELECT = """
+SELECT = """
     SELECT i.id, i.name, i.project_id, i.flavor_id, i.volume_gib, i.region, i.is_public,
            i.allowed_cidrs::text AS allowed_cidrs, i.addresses::text AS addresses, i.locality, i.server_id,
            i.volume_id, i.root_enabled_at, i.failed, i.fault_message, i.fault_details,
            i.fault_at, i.created_at, i.updated_at, d.name AS datastore, v.name AS version, v.version AS number,
-           v.manager, v.backup_image, h.engine, h.received_at, extract(epoch FROM now() - h.received_at)::float8 AS age,
+           v.manager, CASE WHEN v.backup_image_digest <> '' THEN v.backup_image END AS backup_image,
+           h.engine, h.received_at, extract(epoch FROM now() - h.received_at)::float8 AS age,
            h.facts #>> '{volume,used_bytes}' AS used_bytes, h.facts #>> '{volume,total_bytes}' AS total_bytes,
            coalesce(h.facts -> 'restart_required', '[]') <> '[]'::jsonb AS restart_required,
-           o.kind AS task, o.id AS task_id
+           o.kind AS task, o.id AS task_id,
+           i.deleted_at, i.root_enabled_by, i.availability_zone
     FROM instances i
-    JOIN datastore_versions v ON v.id = i.datastore_version_id
-    JOIN datastores d ON d.id = v.datastore_id
+    LEFT JOIN datastore_versions v ON v.id = i.datastore_version_id
+    LEFT JOIN datastores d ON d.id = v.datastore_id
     LEFT JOIN heartbeats h ON h.instance_id = i.id
     LEFT JOIN operations o ON o.instance_id = i.id AND o.lifecycle
         AND o.state IN ('pending', 'running', 'waiting', 'undoing')
-    WHERE i.deleted_at IS NULL
 """
+_SELECT = SELECT + "WHERE i.deleted_at IS NULL "
 _PAGE = _SELECT + "AND i.project_id = $1 ORDER BY i.id LIMIT $2"
 _NEXT_PAGE = _SELECT + "AND i.project_id = $1 AND i.id > $3 ORDER BY i.id LIMIT $2"
 _ONE = _SELECT + "AND i.id = $1"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.responses import Response
 
-from coffer_api import documents, rates
+from coffer_api import documents, quotas, rates
 from coffer_api.call import Call, Routes, reply
+from coffer_db import usage
 
 ROUTES = Routes("limits")
 
@@ -13,12 +16,12 @@ ROUTES = Routes("limits")
 @ROUTES.add("GET", "/limits", rule="limits:index", reply=documents.Limits)
 async def list_limits(call: Call) -> Response:
     """What the project may have, and then how many requests it may make in a minute."""
-    settings = call.api.settings
-    absolute = {
-        "verb": "ABSOLUTE",
-        "max_instances": settings.quota_instances,
-        "max_ram": settings.quota_ram,
-        "max_volumes": settings.quota_volumes,
-        "max_backups": settings.quota_backups,
-    }
-    return reply({"limits": [absolute, *await rates.describe(call.api.reads, rates.limits_of(settings), call.project)]})
+    requests = await rates.describe(call.api.reads, rates.limits_of(call.api.settings), call.project)
+    return reply({"limits": [await _absolute(call), *requests]})
+
+
+async def _absolute(call: Call) -> dict[str, Any]:
+    """The limits of the project, its own before the settings'. -1: none."""
+    own = await call.api.reads.fetch(usage.LIMITS, call.project)
+    found = {**quotas.defaults(call.api.settings), **{row["resource"]: row["hard_limit"] for row in own}}
+    return {"verb": "ABSOLUTE", **{f"max_{resource}": found[resource] for resource in usage.RESOURCES}}

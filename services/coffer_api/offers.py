@@ -1,4 +1,7 @@
-"""What there is to choose from: datastores with their versions, and flavors."""
+"""What there is to choose from: datastores with their versions, and flavors.
+
+Others than administrators see versions in use only, and datastores that have one.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 import asyncpg
+import msgspec
 from starlette.responses import Response
 
 from coffer_api import documents, views
@@ -18,13 +22,21 @@ from coffer_api.views import Links
 ROUTES = Routes("datastores")
 FLAVORS = Routes("flavors")
 _VERSIONS = """
-    SELECT d.id AS datastore_id, d.name AS datastore, d.default_version_id, v.id, v.name, v.version, v.image, v.active
-    FROM datastores d JOIN datastore_versions v ON v.datastore_id = d.id
-    WHERE v.active OR $1
+    SELECT d.id AS datastore_id, d.name AS datastore, d.default_version_id, v.id, v.name, v.version, v.active,
+           v.traits::text AS traits
+    FROM datastores d LEFT JOIN datastore_versions v ON v.datastore_id = d.id AND (v.active OR $1)
+    WHERE v.id IS NOT NULL OR $1
     ORDER BY d.name, v.name, v.version
 """
 _FLAVORS = "SELECT id, name, ram_mb, vcpus, disk_gib, ephemeral_gib FROM flavors ORDER BY ram_mb, vcpus, id"
 _FLAVOR = "SELECT id, name, ram_mb, vcpus, disk_gib, ephemeral_gib FROM flavors WHERE id = $1"
+_FLAVORS_OF = """
+    SELECT f.id, f.name, f.ram_mb, f.vcpus, f.disk_gib, f.ephemeral_gib FROM flavors f
+    WHERE NOT EXISTS (SELECT FROM version_flavors a WHERE a.version_id = $1)
+       OR EXISTS (SELECT FROM version_flavors a WHERE a.version_id = $1 AND a.flavor_id = f.id)
+    ORDER BY f.ram_mb, f.vcpus, f.id
+"""
+_VOLUME_TYPES_OF = "SELECT volume_type FROM version_volume_types WHERE version_id = $1 ORDER BY volume_type"
 
 
 @ROUTES.add("GET", "/datastores", rule="datastore:index", reply=documents.Datastores)
@@ -40,7 +52,7 @@ async def list_datastores(call: Call) -> Response:
 async def show_version_by_id(call: Call) -> Response:
     wanted = call.part(2)
     for row in await _versions(call):
-        if row["id"] == wanted:
+        if row["id"] == wanted.lower():
             return reply({"version": _version(call, Links(call), row)})
     raise bad_request(f"Datastore version '{wanted[:255]}' cannot be found.")
 
@@ -54,7 +66,7 @@ async def show_datastore(call: Call) -> Response:
 @ROUTES.add("GET", "/datastores/{datastore}/versions", rule="datastore:version_index", reply=documents.Versions)
 async def list_versions(call: Call) -> Response:
     links = Links(call)
-    return reply({"versions": [_version(call, links, row) for row in await _of_datastore(call)]})
+    return reply({"versions": [_version(call, links, row) for row in await _of_datastore(call) if row["id"]]})
 
 
 @ROUTES.add(
@@ -69,18 +81,22 @@ async def show_version(call: Call) -> Response:
     reply=documents.Flavors,
 )
 async def list_flavors_of_version(call: Call) -> Response:
-    """Every flavor: a version is not tied to some of them."""
-    await _one_version(call)
-    return await list_flavors(call)
+    """Every flavor, where the version is not tied to some of them."""
+    rows = await call.api.reads.fetch(_FLAVORS_OF, (await _one_version(call))["id"])
+    links = Links(call)
+    return reply({"flavors": [views.flavor(links, row) for row in rows]})
 
 
 @ROUTES.add(
     "GET", "/datastores/{datastore}/versions/{version}/volume-types", rule="datastore:list_associated_volume_types",
+    reply=documents.VolumeTypes,
 )
 async def list_volume_types_of_version(call: Call) -> Response:
-    """Empty: there is one kind of volume, and it needs no name."""
-    await _one_version(call)
-    return reply({"volume_types": []})
+    """Those that the version is tied to. Without any there is one kind of volume, which needs no name."""
+    rows = await call.api.reads.fetch(_VOLUME_TYPES_OF, (await _one_version(call))["id"])
+    names = [row["volume_type"] for row in rows]
+    found = [{"id": name, "name": name, "is_public": True, "description": None} for name in names]
+    return reply({"volume_types": found})
 
 
 @FLAVORS.add("GET", "/flavors", rule="flavor:index", reply=documents.Flavors)
@@ -98,7 +114,8 @@ async def show_flavor(call: Call) -> Response:
 
 
 async def _versions(call: Call) -> list[asyncpg.Record]:
-    """Of all datastores, in the order of their names; those out of use only for administrators."""
+    """Of all datastores, in the order of their names. For administrators those out of use too, and a row without a
+    version for a datastore that has none."""
     return await call.api.reads.fetch(_VERSIONS, call.identity.admin)
 
 
@@ -111,12 +128,16 @@ async def _of_datastore(call: Call) -> list[asyncpg.Record]:
 
 
 async def _one_version(call: Call) -> asyncpg.Record:
+    """By id, or by a name that no other version of the datastore has."""
     wanted = call.part(3)
-    found = [row for row in await _of_datastore(call) if wanted in {row["id"], row["name"]}]
+    rows = [row for row in await _of_datastore(call) if row["id"]]
+    found = [row for row in rows if row["id"] == wanted.lower()] or [row for row in rows if row["name"] == wanted]
     if not found and UUID.fullmatch(wanted):
         raise not_found(f"Datastore version '{wanted}' cannot be found.")
     if not found:
         raise bad_request(f"Datastore version '{wanted[:255]}' cannot be found.")
+    if len(found) > 1:
+        raise bad_request(f"Several datastore versions are named '{wanted[:255]}'; use the id of one.")
     return found[0]
 
 
@@ -126,9 +147,9 @@ def _datastore(call: Call, links: Links, rows: Sequence[asyncpg.Record]) -> dict
         "id": first["datastore_id"],
         "name": first["datastore"],
         "links": links.to("datastores", first["datastore_id"]),
-        "versions": [_version(call, links, row, embedded=True) for row in rows],
+        "versions": [_version(call, links, row, embedded=True) for row in rows if row["id"]],
     }
-    if any(row["id"] == first["default_version_id"] for row in rows):
+    if first["default_version_id"] and any(row["id"] == first["default_version_id"] for row in rows):
         found["default_version"] = first["default_version_id"]
     return found
 
@@ -143,8 +164,10 @@ def _version(call: Call, links: Links, row: asyncpg.Record, *, embedded: bool = 
     if not embedded:
         found["datastore"] = row["datastore_id"]
     if call.identity.admin:
+        traits = msgspec.json.decode(row["traits"])
         found |= {
-            "active": row["active"], "packages": None, "image": None, "registry_ext": None, "repl_strategy": None,
-            "image_tags": [row["image"]],
+            "active": row["active"], "packages": ",".join(traits.get("packages") or ()) or None,
+            "image": traits.get("image"), "registry_ext": traits.get("registry_ext"),
+            "repl_strategy": traits.get("repl_strategy"), "image_tags": traits.get("image_tags") or [],
         }
     return found

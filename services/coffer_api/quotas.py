@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-from sqlalchemy import text
+from collections.abc import Collection, Mapping, Sequence
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from coffer_api.problems import over_limit
 from coffer_api.settings import Settings
+from coffer_db import usage
+from coffer_db.usage import Use, lock
 
-_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('quota of ' || :project, 0))")
-_USED = text("""
-    SELECT count(*), coalesce(sum(i.volume_gib), 0), coalesce(sum(f.ram_mb), 0)
-    FROM instances i JOIN flavors f ON f.id = i.flavor_id
-    WHERE i.project_id = :project AND i.deleted_at IS NULL
-""")
-_BACKUPS = text("SELECT count(*) FROM backups WHERE project_id = :project AND deleted_at IS NULL")
+__all__ = ["INSTANCE", "check", "check_backups", "defaults", "limit", "lock"]
+INSTANCE = ("instances", "volumes", "ram")
+"""What a new instance adds to."""
 
 
-async def lock(session: AsyncSession, project: str) -> None:
-    """One change of a project's use at a time, until the transaction ends."""
-    await session.execute(_LOCK, {"project": project})
+def defaults(settings: Settings) -> Mapping[str, int]:
+    """The limits of a project that has none of its own. -1: none."""
+    return {
+        "instances": settings.quota_instances, "ram": settings.quota_ram, "volumes": settings.quota_volumes,
+        "backups": settings.quota_backups,
+    }
 
 
-async def check(session: AsyncSession, project: str, settings: Settings) -> None:
-    """413 when what the transaction has added is too much."""
-    used = (await session.execute(_USED, {"project": project})).one()
-    limits = (("instances", settings.quota_instances), ("volumes", settings.quota_volumes), ("ram", settings.quota_ram))
-    _refuse([name for (name, limit), use in zip(limits, used, strict=True) if 0 <= limit < use])
+def limit(settings: Settings, use: Use) -> int:
+    return defaults(settings)[use.resource] if use.limit is None else use.limit
+
+
+async def check(
+    session: AsyncSession, project: str, settings: Settings, resources: Collection[str] = INSTANCE,
+) -> None:
+    """413 when what the transaction has added is too much. `resources`: those it has added to; of the others there may
+    be too much already, where a limit was lowered."""
+    _refuse([use for use in await usage.count(session, project) if use.resource in resources], settings)
 
 
 async def check_backups(session: AsyncSession, project: str, settings: Settings) -> None:
     """As `check`. Whatever is not deleted counts, failed ones too."""
-    used = (await session.execute(_BACKUPS, {"project": project})).scalar_one()
-    _refuse(["backups"] if 0 <= settings.quota_backups < used else [])
+    await check(session, project, settings, ("backups",))
 
 
-def _refuse(exceeded: list[str]) -> None:
+def _refuse(used: Sequence[Use], settings: Settings) -> None:
+    exceeded = sorted(use.resource for use in used if 0 <= limit(settings, use) < use.total)
     if exceeded:
-        raise over_limit(f"Quota exceeded for resources: {sorted(exceeded)}.")
+        raise over_limit(f"Quota exceeded for resources: {exceeded}.")

@@ -53,7 +53,7 @@ def version(rows: Sequence[asyncpg.Record], asked: DatastoreSpec | None, backup:
             f"Backup {backup['id']} is of version '{own['name']}' ({own['version']}) of datastore {own['datastore']} "
             "and can be restored to that version only.",
         )
-    if not own["active"] or not own["backup_image"]:
+    if not own["active"] or not own["backup_image"] or not own["backup_image_digest"]:
         raise bad_request(
             f"Version '{own['name']}' ({own['version']}) of datastore {own['datastore']}, which backup {backup['id']} "
             "is of, is not available.",

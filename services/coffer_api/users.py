@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 import asyncpg
 from starlette.responses import Response
@@ -26,7 +27,7 @@ _ACCESS = _ONE + "/databases"
 @ROUTES.add("GET", _PATH, rule="instance:extension:user:index", reply=documents.Users, paged=True)
 async def list_users(call: Call) -> Response:
     row, spec = await _instance(call)
-    limit, marker = call.limit(), call.marker()
+    limit, marker = call.limit(), _marker(call)
     need_serving(call, row)
     found: list[UserFound] = await call.api.guests.query(row["id"], "users")
     after = names.split(spec, marker) if marker is not None else None
@@ -122,6 +123,12 @@ async def revoke_user_access(call: Call) -> Response:
 async def _instance(call: Call) -> tuple[asyncpg.Record, Datastore]:
     row = await instance_rows.load(call)
     return row, instance_rows.spec_of(call, row, Feature.USERS)
+
+
+def _marker(call: Call) -> str | None:
+    """`name@host`. Trove's links encode it twice; one of ours always has a plain @, so the two can be told apart."""
+    marker = call.marker()
+    return unquote(marker) if marker is not None and "@" not in marker and "%40" in marker else marker
 
 
 def _user(call: Call, spec: Datastore) -> tuple[str, str]:

@@ -62,7 +62,7 @@ class DatastoreVersion(SQLModel, table=True):
     """As `image`: what backup and restore containers run. Empty: this version cannot be backed up."""
     backup_image_digest: str = Field(default="", sa_column_kwargs={"server_default": ""})
     traits: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
-    """What an administrator recorded with it and Coffer only shows: `image`, `image_tags`, `packages`, `registry_ext`,
+    """What an administrator recorded with it, as it is shown: `image`, `image_tags`, `packages`, `registry_ext`,
     `repl_strategy`."""
     active: bool = True
     created_at: datetime = Field(sa_column=_now())
@@ -78,6 +78,17 @@ class Flavor(SQLModel, table=True):
     vcpus: float
     disk_gib: int = 0
     ephemeral_gib: int = 0
+
+
+class Registered(SQLModel, table=True):
+    """What a release has put on offer, as it was then. The next one compares: what an administrator has changed or
+    deleted since stays so."""
+
+    __tablename__ = "registered"
+    kind: str = Field(primary_key=True)
+    """The table: datastores, datastore_versions or flavors."""
+    id: str = Field(primary_key=True)
+    offer: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
 
 
 class VersionFlavor(SQLModel, table=True):
@@ -115,12 +126,13 @@ class Configuration(SQLModel, table=True):
     __tablename__ = "configurations"
     __table_args__ = (
         Index("ix_configurations_project", "project_id", "id", postgresql_where=text("deleted_at IS NULL")),
+        CheckConstraint("deleted_at IS NOT NULL OR datastore_version_id IS NOT NULL", name="configuration_has_version"),
     )
     id: str = Field(primary_key=True)
     project_id: str
     name: str
     description: str | None = None
-    datastore_version_id: str = Field(foreign_key="datastore_versions.id")
+    datastore_version_id: str | None = Field(foreign_key="datastore_versions.id", ondelete="SET NULL")
     values: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     """By the name of the parameter, as it is registered."""
     created_at: datetime = Field(sa_column=_now())
@@ -135,13 +147,18 @@ class Instance(SQLModel, table=True):
     __table_args__ = (
         Index("ix_instances_project", "project_id", "id", postgresql_where=text("deleted_at IS NULL")),
         CheckConstraint("volume_gib > 0", name="volume_gib_positive"),
+        CheckConstraint(
+            "deleted_at IS NOT NULL OR (flavor_id IS NOT NULL AND datastore_version_id IS NOT NULL)",
+            name="instance_has_flavor_and_version",
+        ),
     )
     id: str = Field(primary_key=True)
     project_id: str
     user_id: str = ""
     name: str
-    flavor_id: str = Field(foreign_key="flavors.id")
-    datastore_version_id: str = Field(foreign_key="datastore_versions.id")
+    flavor_id: str | None = Field(foreign_key="flavors.id", ondelete="SET NULL")
+    """As the version: None only where the instance is deleted and what it had is not on offer any more."""
+    datastore_version_id: str | None = Field(foreign_key="datastore_versions.id", ondelete="SET NULL")
     volume_gib: int
     volume_type: str | None = None
     fs_uuid: str
@@ -363,6 +380,7 @@ class Backup(SQLModel, table=True):
         Index("ix_backups_project", "project_id", "updated_at", postgresql_where=text("deleted_at IS NULL")),
         Index("ix_backups_instance", "instance_id", "updated_at", postgresql_where=text("deleted_at IS NULL")),
         Index("ix_backups_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
+        CheckConstraint("deleted_at IS NOT NULL OR datastore_version_id IS NOT NULL", name="backup_has_version"),
     )
     id: str = Field(primary_key=True)
     project_id: str
@@ -372,7 +390,7 @@ class Backup(SQLModel, table=True):
     name: str
     description: str | None = None
     parent_id: str | None = Field(default=None, foreign_key="backups.id")
-    datastore_version_id: str = Field(foreign_key="datastore_versions.id")
+    datastore_version_id: str | None = Field(foreign_key="datastore_versions.id", ondelete="SET NULL")
     state: str = BackupState.NEW
     storage: str = "swift"
     """Name of the storage driver."""

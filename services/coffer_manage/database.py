@@ -10,22 +10,18 @@ from pathlib import Path
 import msgspec
 
 import coffer_datastores
+from coffer_db import catalogue, datastore_versions, roles
 from coffer_db import migrate as schema
-from coffer_db import roles
 from coffer_db.catalogue import Catalogue, DatastoreOffer, VersionOffer, register
 from coffer_db.database import Database, DatabaseSettings
-
-IMAGES: Mapping[str, Mapping[str, str]] = {"postgresql": {"17": "coffer/postgres:17"}}
-"""Datastore to version to the image that this release ships for it."""
-BACKUP_IMAGES: Mapping[str, Mapping[str, str]] = {"postgresql": {"17": "coffer/postgres-backup:17"}}
 
 
 async def migrate(state: Path) -> None:
     """Schema first, then the roles whose rights are on it, then what is on offer."""
-    settings = _settings(state)
-    await schema.upgrade(settings.url())
+    chosen = settings(state)
+    await schema.upgrade(chosen.url())
     passwords = msgspec.json.decode((state / "role-passwords.json").read_bytes(), type=dict[str, str])
-    db = Database(settings, name="coffer-manage")
+    db = Database(chosen, name="coffer-manage")
     try:
         connection = await db.connect_alone()
         try:
@@ -33,7 +29,7 @@ async def migrate(state: Path) -> None:
         finally:
             await connection.close()
         async with db.begin() as session:
-            await register(session, _catalogue({}))
+            await register(session, _catalogue())
     finally:
         await db.close()
     sys.stdout.write(f"The database is at revision {schema.newest()}.\n")
@@ -41,35 +37,34 @@ async def migrate(state: Path) -> None:
 
 async def record(state: Path, digests: Mapping[str, str]) -> None:
     """Record which digest guests pull for each image."""
-    db = Database(_settings(state), name="coffer-manage")
+    db = Database(settings(state), name="coffer-manage")
     try:
         async with db.begin() as session:
-            await register(session, _catalogue(digests))
+            await catalogue.record(session, digests)
     finally:
         await db.close()
     for image, digest in digests.items():
         sys.stdout.write(f"{image} is pulled as {digest[:19]}...\n")
 
 
-def _catalogue(digests: Mapping[str, str]) -> Catalogue:
+def _catalogue() -> Catalogue:
+    """Every version of every datastore that this release has an image for."""
     offers = []
     for name, spec in coffer_datastores.specs().items():
-        images, backup_images = IMAGES.get(name, {}), BACKUP_IMAGES.get(name, {})
         versions = tuple(
             VersionOffer(
-                name=version, version=version, manager=name, image=images[version],
-                image_digest=digests.get(images[version], ""), backup_image=backup_images.get(version, ""),
-                backup_image_digest=digests.get(backup_images.get(version, ""), ""),
+                name=version, version=version, manager=name, image=datastore_versions.image(spec, version),
+                backup_image=datastore_versions.backup_image(spec, version),
             )
             for version in spec.versions
-            if version in images
+            if spec.image
         )
         default = next((v for v in versions if v.name == spec.default_version), None)
         offers.append(DatastoreOffer(name, versions, default))
     return Catalogue(tuple(offers))
 
 
-def _settings(state: Path) -> DatabaseSettings:
+def settings(state: Path) -> DatabaseSettings:
     return DatabaseSettings(
         database_host=os.environ.get("COFFER_DATABASE_HOST", "postgres"),
         database_port=int(os.environ.get("COFFER_DATABASE_PORT", "5432")),

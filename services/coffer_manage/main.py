@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from coffer_manage import foundation, master_key, object_store
+from coffer_manage import foundation, master_key, object_store, offers, projects
 from coffer_shared.errors import CofferError
 
 
@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         action.add_argument("--state", type=Path, required=True)
         action.add_argument("--file", type=Path, required=True)
         action.set_defaults(run=run)
+
+    offers.declare(commands)
+    projects.declare(commands)
     return parser
 
 

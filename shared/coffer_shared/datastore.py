@@ -71,6 +71,10 @@ class Datastore:
     """The settings that every instance of these sizes gets from its agent, by name; None: they are not told."""
     units: Mapping[str, Unit] = field(default_factory=dict)
     """By the spelling in which they follow a number; a parameter that counts in one takes text with any of its kind."""
+    image: str = ""
+    """Repository of the engine's image in the stack's registry; its tag is the number of the version."""
+    backup_image: str = ""
+    """The same of what backup and restore containers run."""
 
 
 # --- what the guest core hands to a driver ---

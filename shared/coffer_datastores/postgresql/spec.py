@@ -32,4 +32,6 @@ DATASTORE = Datastore(
     has_hosts=False,
     defaults=template.defaults,
     units=template.UNITS,
+    image="coffer/postgres",
+    backup_image="coffer/postgres-backup",
 )

@@ -30,8 +30,9 @@ from coffer_db.secrets import MasterKey
 from coffer_db.tables import OperationState
 from coffer_shared.messages import Engine, Heartbeat, VolumeFacts
 
+DIGEST, BACKUP_DIGEST = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 NOW_17 = VersionOffer(name="17", version="17.6", manager="postgresql", image="coffer/postgres:17",
-                      backup_image="coffer/postgres-backup:17")
+                      image_digest=DIGEST, backup_image="coffer/postgres-backup:17", backup_image_digest=BACKUP_DIGEST)
 OLD = VersionOffer(name="9", version="9.6", manager="postgresql", image="coffer/postgres:9", active=False)
 CATALOGUE = Catalogue(
     (DatastoreOffer("postgresql", (NOW_17, OLD), NOW_17),),

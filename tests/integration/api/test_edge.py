@@ -185,7 +185,7 @@ async def test_what_this_release_has_not(api: Caller, world: World):
         assert (await api("POST", f"/{key}", {})).status == 501
     for method, path in [
         ("GET", f"/instances/{instance}/log"), ("POST", f"/instances/{instance}/ssl"),
-        ("GET", f"/instances/{instance}/configuration"), ("GET", "/mgmt/instances"), ("GET", "/mgmt/quotas/p1"),
+        ("GET", f"/instances/{instance}/configuration"), ("GET", f"/instances/{instance}/modules"),
     ]:
         answer = await api(method, path)
         assert (answer.status, set(answer.body)) == (501, {"notImplemented"})

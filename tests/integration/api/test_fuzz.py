@@ -38,7 +38,7 @@ BODIES = st.one_of(
     st.builds(lambda key, value: {key: value}, KEYS, VALUES),
 )
 ROUTES = [
-    (method, path.format(id=INSTANCE, user="ann"))
+    (method, path.format(id=INSTANCE, user="ann", **dict.fromkeys(("version", "name"), "x")))
     for module in app._MODULES for method, path, _, _, extra in module._declared if "requestBody" in extra
 ]
 """All that take a body."""

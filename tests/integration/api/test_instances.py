@@ -91,7 +91,17 @@ BAD: dict[str, tuple[Any, int, str]] = {
     "locality": (good(locality="near"), 400, "locality"),
     "region": (good(region_name="Mars1"), 400, "Mars1"),
     "replica count": (good(replica_count=2), 400, "replica_of"),
-    "replica": (good(replica_of=UNKNOWN), 501, "replica_of"),
+    "replica with a flavor": (good(replica_of=UNKNOWN), 400, "flavorRef, datastore, volume cannot be given"),
+    "replica with a database": (
+        {"instance": {"name": "r", "replica_of": UNKNOWN, "databases": [{"name": "a"}]}}, 400, "databases cannot be",
+    ),
+    "replica with an address": (
+        {"instance": {"name": "r", "slave_of": UNKNOWN, "nics": [{"subnet_id": UNKNOWN, "ip_address": "10.0.0.9"}]}},
+        400, "nics.ip_address cannot be",
+    ),
+    "replica of nothing": ({"instance": {"name": "r", "replica_of": UNKNOWN, "replica_count": 2}}, 404, UNKNOWN),
+    "replica of a name": ({"instance": {"name": "r", "replica_of": "one"}}, 400, "replica_of"),
+    "volume type": (good(volume={"size": 1, "type": "fast"}), 400, "fast is not valid .* none has a name"),
     "restore": (good(restorePoint={"backupRef": UNKNOWN}), 404, f"Backup {UNKNOWN} cannot be found."),
     "restore of nothing": (good(restorePoint={}), 400, "backupRef"),
     "restore of a name": (good(restorePoint={"backupRef": "nightly"}), 400, "backupRef"),

@@ -34,8 +34,9 @@ async def add_version(world: World, name: str, *, kind: str = "postgresql", **mo
     )
     await world.sql(
         "INSERT INTO datastore_versions (id, datastore_id, name, version, manager, image, image_digest, backup_image, "
-        "active) SELECT :id, d.id, :name, :version, :manager, 'i', '', :backup_image, true FROM datastores d "
-        "WHERE d.name = :kind", name=name, kind=kind, **row,
+        "backup_image_digest, active) "
+        "SELECT :id, d.id, :name, :version, :manager, 'i', 'sha256:1', :backup_image, 'sha256:2', true "
+        "FROM datastores d WHERE d.name = :kind", name=name, kind=kind, **row,
     )
     return str(row["id"])
 

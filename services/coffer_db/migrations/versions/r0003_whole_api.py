@@ -47,10 +47,13 @@ def upgrade() -> None:
     )
     op.create_table(
         "configurations", _text("id"), _text("project_id"), _text("name"), _text("description", nullable=True),
-        _text("datastore_version_id"), _json("values"), _time("created_at"), _time("updated_at"),
+        _text("datastore_version_id", nullable=True), _json("values"), _time("created_at"), _time("updated_at"),
         _time("deleted_at", nullable=True),
         sa.PrimaryKeyConstraint("id"),
-        sa.ForeignKeyConstraint(["datastore_version_id"], ["datastore_versions.id"]),
+        sa.ForeignKeyConstraint(["datastore_version_id"], ["datastore_versions.id"], ondelete="SET NULL"),
+        sa.CheckConstraint(
+            "deleted_at IS NOT NULL OR datastore_version_id IS NOT NULL", name="configuration_has_version",
+        ),
     )
     op.create_index(
         "ix_configurations_project", "configurations", ["project_id", "id"],
@@ -77,3 +80,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("kind", "id"),
     )
     op.create_table("marks", _text("name"), _text("value"), _time("at"), sa.PrimaryKeyConstraint("name"))
+    op.create_table(
+        "registered", _text("kind"), _text("id"), _json("offer"), sa.PrimaryKeyConstraint("kind", "id"),
+    )
+    # What is deleted lets go of its version and flavor; what is not, holds them.
+    for table, column, other in (
+        ("instances", "datastore_version_id", "datastore_versions"), ("instances", "flavor_id", "flavors"),
+        ("backups", "datastore_version_id", "datastore_versions"),
+    ):
+        op.alter_column(table, column, nullable=True)
+        op.drop_constraint(f"{table}_{column}_fkey", table, type_="foreignkey")
+        op.create_foreign_key(f"{table}_{column}_fkey", table, other, [column], ["id"], ondelete="SET NULL")
+    op.create_check_constraint(
+        "instance_has_flavor_and_version", "instances",
+        "deleted_at IS NOT NULL OR (flavor_id IS NOT NULL AND datastore_version_id IS NOT NULL)",
+    )
+    op.create_check_constraint(
+        "backup_has_version", "backups", "deleted_at IS NOT NULL OR datastore_version_id IS NOT NULL",
+    )
