@@ -122,16 +122,24 @@ def _document(app: FastAPI) -> dict[str, Any]:
     )
     parts = found.setdefault("components", {})
     parts.setdefault("schemas", {}).update(schemas["$defs"])
+    parts["headers"] = {
+        "X-Openstack-Request-Id": {
+            "description": "What the logs call this request", "schema": {"type": "string"}, "required": True,
+        },
+        "X-Coffer-Operation": {
+            "description": "The id of the operation that was filed, if one was", "schema": {"type": "string"},
+        },
+    }
     parts["responses"] = {
         "Problem": {
             "description": "An error",
+            "headers": {"X-Openstack-Request-Id": {"$ref": "#/components/headers/X-Openstack-Request-Id"}},
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
         },
     }
     parts["securitySchemes"] = {"basic": {"type": "http", "scheme": "basic"}}
     for path, operations in found["paths"].items():
         for operation in operations.values():
-            operation.get("responses", {}).pop("422", None)
             if path.startswith("/v1.0/"):
                 operation["security"] = [{"basic": []}]
     app.openapi_schema = found

@@ -118,6 +118,7 @@ async def show_backup(call: Call) -> Response:
 
 @ROUTES.add(
     "POST", "/backups", rule="backup:create", body=CreateBackup, reply=documents.BackupReply, status=202,
+    errors=(501,), repeatable=True,
 )
 async def create_backup(call: Call) -> Response:
     """A full backup of an instance, which goes on serving. The same request again under the same `Idempotency-Key`
@@ -138,7 +139,7 @@ async def create_backup(call: Call) -> Response:
     return _made(await backup_rows.load(call, wanted.id))
 
 
-@ROUTES.add("DELETE", "/backups/{id}", rule="backup:delete", status=202)
+@ROUTES.add("DELETE", "/backups/{id}", rule="backup:delete", status=202, errors=(422,))
 async def delete_backup(call: Call) -> Response:
     """With those that are increments to it. 404 once its objects are gone; asked again before that, it changes
     nothing."""

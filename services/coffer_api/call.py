@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlencode
 
@@ -32,6 +33,12 @@ _ERRORS = (400, 401, 403, 404, 413, 500, 503)
 """Bad parameters; no or wrong credentials; not allowed; the project or item is not there; too many requests; a fault of
 ours; the database is away."""
 _BODY_ERRORS = (415,)
+_HEADERS = {"X-Openstack-Request-Id": {"$ref": "#/components/headers/X-Openstack-Request-Id"}}
+_EXTENSION = "*Extension: not in Trove's API.* "
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "The same request again under the same key answers with what it did the first time.",
+}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -69,7 +76,7 @@ class Call:
         text = self.request.query_params.get("limit")
         if text is None:
             return settings.page_size
-        if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        if not re.fullmatch(r"0*[1-9][0-9]{0,99}", text):
             raise bad_request("Validation error: limit must be an integer of at least 1.")
         return min(int(text), settings.max_page_size)
 
@@ -174,12 +181,24 @@ class DirectRoute(APIRoute):
         return handler
 
 
+@dataclass(frozen=True, slots=True)
+class Declared:
+    method: str
+    path: str
+    handler: Handler
+    rule: str | None
+    name: str
+    about: str
+    status: int
+    document: dict[str, Any]
+
+
 class Routes:
     """Collects the declarations of one module; `build` binds them to what handlers may reach."""
 
     def __init__(self, tag: str) -> None:
         self._tag = tag
-        self._declared: list[tuple[str, str, Handler, str | None, dict[str, Any]]] = []
+        self._declared: list[Declared] = []
         self.models: set[type[BaseModel]] = set()
 
     def add(
@@ -195,19 +214,25 @@ class Routes:
         paged: bool = False,
         query: tuple[str, ...] = (),
         errors: tuple[int, ...] = (),
+        repeatable: bool = False,
         extension: bool = False,
         name: str = "",
     ) -> Callable[[Handler], Handler]:
         """`path` is below the project. `rule` None: any caller of the project. The rest documents; `query`: optional
         parameters beside those of paging; `errors`: statuses beside those that every call, or every call with a body,
-        may be answered with; `extension`: Trove has no such call; the name of the operation is the handler's, where no
-        other is given."""
+        may be answered with; `repeatable`: it takes an Idempotency-Key; `extension`: Trove has no such call; the name
+        of the operation is the handler's, where no other is given."""
         models = {m for m in (body, reply) if m is not None}
         self.models |= models
         extra: dict[str, Any] = {"parameters": _parameters(PROJECT + path, query, paged=paged)}
+        if repeatable:
+            extra["parameters"].append(_IDEMPOTENCY_KEY)
+            errors = (*errors, 422)
         if body is not None:
             extra["requestBody"] = {"required": body_required, "content": _content(body)}
-        answer: dict[str, Any] = {"description": "Done" if status != 202 else "Accepted"}
+        answer: dict[str, Any] = {"description": "Done" if status != 202 else "Accepted", "headers": dict(_HEADERS)}
+        if method != "GET":
+            answer["headers"]["X-Coffer-Operation"] = {"$ref": "#/components/headers/X-Coffer-Operation"}
         if reply is not None:
             answer["content"] = _content(reply)
         found = {*_ERRORS, *errors, *(_BODY_ERRORS if body is not None else ())} - {status}
@@ -217,26 +242,26 @@ class Routes:
             extra["x-coffer-extension"] = True
 
         def declare(handler: Handler) -> Handler:
-            self._declared.append((method, path, handler, rule, {**extra, "operationId": name or handler.__name__}))
+            about = (_EXTENSION if extension else "") + (handler.__doc__ or "").strip()
+            self._declared.append(Declared(method, path, handler, rule, name or handler.__name__, about, status, extra))
             return handler
 
         return declare
 
     def build(self, api: Reach) -> list[APIRoute]:
-        return [self._route(api, *declared) for declared in self._declared]
+        return [self._route(api, declared) for declared in self._declared]
 
-    def _route(
-        self, api: Reach, method: str, path: str, handler: Handler, rule: str | None, extra: dict[str, Any],
-    ) -> APIRoute:
+    def _route(self, api: Reach, of: Declared) -> APIRoute:
+        rule, handler = of.rule, of.handler
+
         async def endpoint(request: Request) -> Response:
             identity = request.scope["identity"] if rule is None else allowed(request, rule)
             return await handler(Call(request, identity, api))
 
-        name = extra["operationId"]
         return DirectRoute(
-            PROJECT + path, endpoint, methods=[method], name=name, operation_id=name, tags=[self._tag],
-            summary=name.replace("_", " ").capitalize(), description=(handler.__doc__ or "").strip(),
-            openapi_extra=extra, response_model=None, response_class=Response,
+            PROJECT + of.path, endpoint, methods=[of.method], name=of.name, operation_id=of.name, tags=[self._tag],
+            summary=of.name.replace("_", " ").capitalize(), description=of.about, status_code=of.status,
+            openapi_extra=of.document, response_model=None, response_class=Response,
         )
 
 

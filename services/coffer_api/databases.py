@@ -13,9 +13,13 @@ from coffer_shared.datastore import Feature
 
 ROUTES = Routes("databases")
 _PATH = "/instances/{id}/databases"
+_REFUSED = (409, 422)
+"""Cancelled; the database does not serve, or its datastore does not do this."""
 
 
-@ROUTES.add("GET", _PATH, rule="instance:extension:database:index", reply=documents.Databases, paged=True)
+@ROUTES.add(
+    "GET", _PATH, rule="instance:extension:database:index", reply=documents.Databases, paged=True, errors=(422,),
+)
 async def list_databases(call: Call) -> Response:
     row = await instance_rows.load(call)
     spec = instance_rows.spec_of(call, row, Feature.DATABASES)
@@ -29,7 +33,10 @@ async def list_databases(call: Call) -> Response:
     return reply({"databases": [{"name": name} for name in rest[:limit]], **more})
 
 
-@ROUTES.add("POST", _PATH, rule="instance:extension:database:create", body=bodies.CreateDatabases, status=202)
+@ROUTES.add(
+    "POST", _PATH, rule="instance:extension:database:create", body=bodies.CreateDatabases, status=202,
+    errors=_REFUSED,
+)
 async def create_databases(call: Call) -> Response:
     """Answered when they exist, or after the time that answers wait."""
     row = await instance_rows.load(call)
@@ -47,7 +54,7 @@ async def show_database(_call: Call) -> Response:
     raise Problem(501, "Showing one database is not implemented.")
 
 
-@ROUTES.add("DELETE", _PATH + "/{name}", rule="instance:extension:database:delete", status=202)
+@ROUTES.add("DELETE", _PATH + "/{name}", rule="instance:extension:database:delete", status=202, errors=_REFUSED)
 async def delete_database(call: Call) -> Response:
     row = await instance_rows.load(call)
     spec = instance_rows.spec_of(call, row, Feature.DATABASES)

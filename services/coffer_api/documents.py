@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 
 class Link(BaseModel):
@@ -12,14 +12,29 @@ class Link(BaseModel):
     href: str
 
 
-class Problem(BaseModel):
+class ProblemText(BaseModel):
+    code: int = Field(ge=400, le=599)
+    message: str
+    details: str | None = Field(None, description="Of too many requests: which limit it was")
+    retryAfter: str | None = Field(None, description="Seconds")  # noqa: N815 - Trove's name
+
+
+ProblemName = Literal[
+    "badRequest", "unauthorized", "forbidden", "itemNotFound", "badMethod", "notAcceptable", "conflict", "overLimit",
+    "badMediaType", "unprocessableEntity", "instanceFault", "notImplemented", "serviceUnavailable",
+]
+
+
+class Problem(RootModel[Annotated[dict[ProblemName, ProblemText], Field(min_length=1, max_length=1)]]):
     """Every error: one key that names its kind."""
 
     model_config = {"json_schema_extra": {"example": {"itemNotFound": {"code": 404, "message": "..."}}}}
 
 
 class Page(BaseModel):
-    links: list[Link] | None = Field(None, description="On a page that is not the last: where the next one is.")
+    """On a page that is not the last, `links`, and the same under `<collection>_links`, say where the next one is."""
+
+    links: list[Link] | None = None
 
 
 class FlavorRef(BaseModel):
@@ -75,10 +90,14 @@ class Instance(BaseModel):
     service_status_updated: str | None = None
     locality: str | None = None
     fault: Fault | None = None
+    server_id: str | None = Field(None, description="As the two below, for administrators only")
+    volume_id: str | None = None
+    encrypted_rpc_messaging: bool | None = None
 
 
 class Instances(Page):
     instances: list[Instance]
+    instances_links: list[Link] | None = None
 
 
 class InstanceReply(BaseModel):
@@ -115,6 +134,7 @@ class Backup(BaseModel):
 
 class Backups(Page):
     backups: list[Backup]
+    backups_links: list[Link] | None = None
 
 
 class BackupReply(BaseModel):
@@ -142,6 +162,7 @@ class Database(BaseModel):
 
 class Databases(Page):
     databases: list[Database]
+    databases_links: list[Link] | None = None
 
 
 class User(BaseModel):
@@ -153,6 +174,7 @@ class User(BaseModel):
 
 class Users(Page):
     users: list[User]
+    users_links: list[Link] | None = None
 
 
 class UserReply(BaseModel):
@@ -294,3 +316,4 @@ class OperationReply(BaseModel):
 
 class Operations(Page):
     operations: list[Operation]
+    operations_links: list[Link] | None = None

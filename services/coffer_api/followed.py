@@ -20,7 +20,7 @@ ROUTES = Routes("operations")
 _EVENTS = 100
 
 
-@ROUTES.add("GET", "/operations", rule="operation:index", reply=documents.Operations, paged=True)
+@ROUTES.add("GET", "/operations", rule="operation:index", reply=documents.Operations, paged=True, extension=True)
 async def list_operations(call: Call) -> Response:
     """Of the project, newest first."""
     limit, marker = call.limit(), call.marker()
@@ -31,7 +31,10 @@ async def list_operations(call: Call) -> Response:
     return _page(call, await call.api.db.read(read), limit, "operations")
 
 
-@ROUTES.add("GET", "/instances/{id}/operations", rule="operation:index", reply=documents.Operations, paged=True)
+@ROUTES.add(
+    "GET", "/instances/{id}/operations", rule="operation:index", reply=documents.Operations, paged=True,
+    extension=True,
+)
 async def list_operations_of_instance(call: Call) -> Response:
     """Newest first."""
     row = await instance_rows.load(call)
@@ -43,7 +46,7 @@ async def list_operations_of_instance(call: Call) -> Response:
     return _page(call, await call.api.db.read(read), limit, f"instances/{row['id']}/operations")
 
 
-@ROUTES.add("GET", "/operations/{id}", rule="operation:show", reply=documents.OperationReply)
+@ROUTES.add("GET", "/operations/{id}", rule="operation:show", reply=documents.OperationReply, extension=True)
 async def show_operation(call: Call) -> Response:
     """With the last events that its guest reported. Operations outlive their instances."""
     operation = await _load(call)
@@ -59,13 +62,13 @@ async def show_operation(call: Call) -> Response:
     return reply({"operation": found})
 
 
-@ROUTES.add("POST", "/operations/{id}/cancel", rule="operation:cancel", status=202)
+@ROUTES.add("POST", "/operations/{id}/cancel", rule="operation:cancel", status=202, errors=(409,), extension=True)
 async def cancel_operation(call: Call) -> Response:
     """Asks for its end. An operation whose plan cannot be cancelled goes on."""
     return await _cancel(call)
 
 
-@ROUTES.add("DELETE", "/operations/{id}", rule="operation:cancel", status=202)
+@ROUTES.add("DELETE", "/operations/{id}", rule="operation:cancel", status=202, errors=(409,), extension=True)
 async def delete_operation(call: Call) -> Response:
     """As cancel: the record of what was done stays."""
     return await _cancel(call)

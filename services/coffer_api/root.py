@@ -21,7 +21,7 @@ _ALPHABET = string.ascii_letters + string.digits
 PASSWORD_LENGTH = 36
 
 
-@ROUTES.add("GET", _PATH, rule="instance:extension:root:index", reply=documents.RootStateReply)
+@ROUTES.add("GET", _PATH, rule="instance:extension:root:index", reply=documents.RootStateReply, errors=(422,))
 async def show_root(call: Call) -> Response:
     row = await instance_rows.load(call)
     instance_rows.spec_of(call, row, Feature.ROOT)
@@ -31,7 +31,7 @@ async def show_root(call: Call) -> Response:
 
 
 @ROUTES.add("POST", _PATH, rule="instance:extension:root:create", body=bodies.EnableRoot, body_required=False,
-            reply=documents.UserReply)
+            reply=documents.UserReply, errors=(409, 422))
 async def enable_root(call: Call) -> Response:
     """With the password given, or one that is generated. 503 when the end is not known in time: it is then taken back
     where that is still possible, and asking again is safe."""
@@ -48,7 +48,7 @@ async def enable_root(call: Call) -> Response:
     return reply({"user": {"name": spec.root_user, "password": password}}, headers={HEADER: operation})
 
 
-@ROUTES.add("DELETE", _PATH, rule="instance:extension:root:delete", status=204)
+@ROUTES.add("DELETE", _PATH, rule="instance:extension:root:delete", status=204, errors=(409, 422))
 async def disable_root(call: Call) -> Response:
     row = await instance_rows.load(call)
     instance_rows.spec_of(call, row, Feature.ROOT)

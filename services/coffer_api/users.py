@@ -20,11 +20,13 @@ from coffer_shared.messages import Failure
 
 ROUTES = Routes("users")
 _PATH = "/instances/{id}/users"
+_REFUSED = (409, 422)
+"""Cancelled; the database does not serve, or its datastore does not do this."""
 _ONE = _PATH + "/{user}"
 _ACCESS = _ONE + "/databases"
 
 
-@ROUTES.add("GET", _PATH, rule="instance:extension:user:index", reply=documents.Users, paged=True)
+@ROUTES.add("GET", _PATH, rule="instance:extension:user:index", reply=documents.Users, paged=True, errors=(422,))
 async def list_users(call: Call) -> Response:
     row, spec = await _instance(call)
     limit, marker = call.limit(), _marker(call)
@@ -40,7 +42,7 @@ async def list_users(call: Call) -> Response:
     return reply({"users": [_view(item) for item in rest[:limit]], **more})
 
 
-@ROUTES.add("POST", _PATH, rule="instance:extension:user:create", body=bodies.CreateUsers, status=202)
+@ROUTES.add("POST", _PATH, rule="instance:extension:user:create", body=bodies.CreateUsers, status=202, errors=_REFUSED)
 async def create_users(call: Call) -> Response:
     """Answered when they exist, or after the time that answers wait. All of them are created or none."""
     row, spec = await _instance(call)
@@ -52,7 +54,9 @@ async def create_users(call: Call) -> Response:
     return await changed(call, row, "create_users", commands.CreateUsers(given), names=shown)
 
 
-@ROUTES.add("PUT", _PATH, rule="instance:extension:user:update_all", body=bodies.SetPasswords, status=202)
+@ROUTES.add(
+    "PUT", _PATH, rule="instance:extension:user:update_all", body=bodies.SetPasswords, status=202, errors=_REFUSED,
+)
 async def set_passwords(call: Call) -> Response:
     """All of them are changed or none."""
     row, spec = await _instance(call)
@@ -63,12 +67,12 @@ async def set_passwords(call: Call) -> Response:
     return await changed(call, row, "set_passwords", commands.SetPasswords(given), names=shown)
 
 
-@ROUTES.add("GET", _ONE, rule="instance:extension:user:show", reply=documents.UserReply)
+@ROUTES.add("GET", _ONE, rule="instance:extension:user:show", reply=documents.UserReply, errors=(422,))
 async def show_user(call: Call) -> Response:
     return reply({"user": _view(await _found(call))})
 
 
-@ROUTES.add("PUT", _ONE, rule="instance:extension:user:update", body=bodies.ChangeUser, status=202)
+@ROUTES.add("PUT", _ONE, rule="instance:extension:user:update", body=bodies.ChangeUser, status=202, errors=_REFUSED)
 async def change_user(call: Call) -> Response:
     row, spec = await _instance(call)
     name, host = _user(call, spec)
@@ -84,7 +88,7 @@ async def change_user(call: Call) -> Response:
     return await changed(call, row, "change_user", args, names={"name": name, "host": host}, words=words)
 
 
-@ROUTES.add("DELETE", _ONE, rule="instance:extension:user:delete", status=202)
+@ROUTES.add("DELETE", _ONE, rule="instance:extension:user:delete", status=202, errors=_REFUSED)
 async def delete_user(call: Call) -> Response:
     row, spec = await _instance(call)
     name, host = _user(call, spec)
@@ -92,12 +96,15 @@ async def delete_user(call: Call) -> Response:
     return await changed(call, row, "drop_user", commands.DropUser(name, host), words=Words(missing=_missing(name)))
 
 
-@ROUTES.add("GET", _ACCESS, rule="instance:extension:user_access:index", reply=documents.Databases)
+@ROUTES.add("GET", _ACCESS, rule="instance:extension:user_access:index", reply=documents.Databases, errors=(422,))
 async def list_user_access(call: Call) -> Response:
     return reply({"databases": _view(await _found(call))["databases"]})
 
 
-@ROUTES.add("PUT", _ACCESS, rule="instance:extension:user_access:update", body=bodies.GrantAccess, status=202)
+@ROUTES.add(
+    "PUT", _ACCESS, rule="instance:extension:user_access:update", body=bodies.GrantAccess, status=202,
+    errors=_REFUSED,
+)
 async def grant_user_access(call: Call) -> Response:
     """Adds to what the user may use already."""
     row, spec = await _instance(call)
@@ -110,7 +117,7 @@ async def grant_user_access(call: Call) -> Response:
     return await changed(call, row, "grant", commands.Grant(name, given, host))
 
 
-@ROUTES.add("DELETE", _ACCESS + "/{name}", rule="instance:extension:user_access:delete", status=202)
+@ROUTES.add("DELETE", _ACCESS + "/{name}", rule="instance:extension:user_access:delete", status=202, errors=_REFUSED)
 async def revoke_user_access(call: Call) -> Response:
     row, spec = await _instance(call)
     name, host = _user(call, spec)

@@ -152,7 +152,7 @@ class World:
 
     async def backup(self, instance: str, state: str = "COMPLETED", *, project: str = "p1", **more: Any) -> str:
         """As the provisioner leaves it; `age` in seconds since it changed last."""
-        backup, age = str(uuid4()), more.pop("age", 0.0)
+        backup, age = more.pop("id", None) or str(uuid4()), more.pop("age", 0.0)
         row = {
             "id": backup, "project_id": project, "instance_id": instance, "operation_id": str(uuid4()),
             "name": "nightly", "datastore_version_id": VERSION, "state": state, "storage": "swift",
