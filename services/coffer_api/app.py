@@ -21,8 +21,10 @@ from coffer_api import (
     documents,
     elsewhere,
     followed,
+    instance_actions,
     instances,
     limits,
+    mgmt_actions,
     offers,
     root,
     users,
@@ -39,7 +41,8 @@ from coffer_shared.errors import GuestSilent, Refused, TryAgain
 from coffer_shared.messages import Failure
 
 _MODULES = (
-    instances.ROUTES, databases.ROUTES, users.ROUTES, root.ROUTES, backups.ROUTES, backup_strategies.ROUTES,
+    instances.ROUTES, instance_actions.ROUTES, mgmt_actions.ROUTES,
+    databases.ROUTES, users.ROUTES, root.ROUTES, backups.ROUTES, backup_strategies.ROUTES,
     followed.ROUTES, offers.ROUTES, offers.FLAVORS, limits.ROUTES, elsewhere.ROUTES,
 )
 _DESCRIPTION = """\
@@ -127,7 +130,6 @@ def _document(app: FastAPI) -> dict[str, Any]:
     parts["securitySchemes"] = {"basic": {"type": "http", "scheme": "basic"}}
     for path, operations in found["paths"].items():
         for operation in operations.values():
-            operation.get("responses", {}).pop("422", None)
             if path.startswith("/v1.0/"):
                 operation["security"] = [{"basic": []}]
     app.openapi_schema = found

@@ -33,7 +33,7 @@ _ABSENT = (
     ("Modules", "POST", ("/modules",)),
     ("Clusters", "POST", ("/clusters",)),
     ("Management of instances", "GET", ("/mgmt/instances", "/mgmt/instances/{id}")),
-    ("Management of instances", "POST", ("/mgmt/instances/{id}/action", "/mgmt/instances/{id}/upgrade")),
+    ("Management of instances", "POST", ("/mgmt/instances/{id}/upgrade",)),
     ("Management of instances", "GET", (
         "/mgmt/instances/{id}/root", "/mgmt/instances/{id}/hwinfo", "/mgmt/instances/{id}/diagnostics",
         "/mgmt/instances/{id}/rpc_ping",

@@ -19,10 +19,12 @@ _SELECT = """
            i.allowed_cidrs::text AS allowed_cidrs, i.addresses::text AS addresses, i.locality, i.server_id,
            i.volume_id, i.root_enabled_at, i.failed, i.fault_message, i.fault_details,
            i.fault_at, i.created_at, i.updated_at, d.name AS datastore, v.name AS version, v.version AS number,
-           v.manager, v.backup_image, h.engine, h.received_at, extract(epoch FROM now() - h.received_at)::float8 AS age,
+           v.manager, v.backup_image, h.engine, h.received_at,
+           CASE WHEN i.reset_at IS NULL OR h.received_at > i.reset_at THEN
+               extract(epoch FROM now() - h.received_at)::float8 END AS age,
            h.facts #>> '{volume,used_bytes}' AS used_bytes, h.facts #>> '{volume,total_bytes}' AS total_bytes,
            coalesce(h.facts -> 'restart_required', '[]') <> '[]'::jsonb AS restart_required,
-           o.kind AS task, o.id AS task_id
+           o.kind AS task, o.id AS task_id, o.cancel_requested AS cancelling
     FROM instances i
     JOIN datastore_versions v ON v.id = i.datastore_version_id
     JOIN datastores d ON d.id = v.datastore_id
@@ -59,6 +61,7 @@ def facts(row: asyncpg.Record) -> Facts:
         failed=row["failed"],
         engine=row["engine"],
         age=row["age"],
+        machine=row["server_id"] is not None,
         restart_required=row["restart_required"],
         volume_use=used / total if total else 0.0,
     )
