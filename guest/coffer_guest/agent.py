@@ -174,7 +174,10 @@ class Agent:
         self._keeper.look_soon()
         self._heartbeats.beat_soon()
 
-    async def _on_desired(self, desired: Desired) -> None:
+    async def _on_desired(self, desired: Desired, asked: float) -> None:
+        if asked < self._machine.access_set_at:
+            self._keeper.sync_soon()  # it may be what was wanted before a command changed it
+            return
         try:
             allowed = valid_cidrs(desired.allowed_cidrs)
         except ValueError as error:

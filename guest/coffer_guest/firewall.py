@@ -3,7 +3,8 @@
 The engine's uid reaches the loopback address, its own addresses, and its tenants' subnets; nothing of the management
 network, of the cloud's metadata service, of Docker's DNS, or of the host behind the tenant network's gateway. From
 the management network nothing comes in but answers. From the tenant network only the engine's port is open, to the
-allowed CIDRs and to that network's gateway, behind which the host's own forwarder stands.
+allowed CIDRs and to that network's gateway, behind which the host's own forwarder stands. Who is allowed no more is
+cut off in the middle of a connection.
 
 A backup runs under the engine's uid, since that is who the engine's socket lets in, and under a group of its own. While
 it runs, that group reaches Docker's DNS and the object store's port, and nothing of what the engine reaches.
@@ -110,6 +111,11 @@ def render(rules: Rules, interfaces: Sequence[Interface], gateways: Sequence[tup
         for family, sources in _by_family((*allowed, *sorted(hosts)))
         if names
     ]
+    if names:  # before the rule for connections that were let in earlier: each packet is looked at
+        inward.append(
+            f"iifname {_set(names, quote=True)} tcp dport {rules.port} tcp flags & rst != rst ct state established "
+            "reject with tcp reset"
+        )
     if any(":" in interface.address for interface in tenant):
         inward.append(
             f"iifname {_set(names, quote=True)} icmpv6 type "
@@ -150,8 +156,8 @@ table inet coffer {{
     chain inward {{
         type filter hook input priority filter; policy drop;
         iifname "lo" accept
-        ct state established,related accept
 {inward}
+        ct state established,related accept
     }}
     chain through {{
         type filter hook forward priority filter; policy drop;

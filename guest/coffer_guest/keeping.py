@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from random import SystemRandom
 
@@ -42,7 +43,7 @@ _RETRY = Backoff(first=2.0, ceiling=300.0)
 
 
 class Keeper:
-    """`desired` is awaited with every answer to a `Sync`."""
+    """`desired` is awaited with every answer to a `Sync`, and when it was asked for, on the monotonic clock."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class Keeper:
         identity: Identity,
         trust: Trust,
         clock: Clock,
-        desired: Callable[[Desired], Awaitable[None]],
+        desired: Callable[[Desired, float], Awaitable[None]],
         *,
         sync_seconds: float,
     ) -> None:
@@ -87,12 +88,13 @@ class Keeper:
             await _wait(self._sync_now, pause)
 
     async def sync(self, link: Link) -> None:
+        asked = time.monotonic()
         answer = await self._ask(link, Sync(version=__version__))
         if isinstance(answer, Denied):
             raise GiveUp(answer.code, answer.text)
         if isinstance(answer, Desired):
             await self._believe(answer.now, answer.keyset)
-            await self._desired(answer)
+            await self._desired(answer, asked)
 
     async def keep_fresh(self, link: Link) -> None:
         """Until cancelled: renew the JWT and rotate the keys in time, or get a new JWT at the door when it is late."""

@@ -51,6 +51,8 @@ class Machine:
         """There may be leftovers of jobs: see `leftovers`."""
         self.begun_backups: dict[str, str] = {}
         """Operation to backup: the engine was made ready for it, and that was not taken back yet. Read only."""
+        self.access_set_at = 0.0
+        """When a command last said who may connect, on the monotonic clock."""
         self._instance = ""
         self._prepared: Prepared | None = None
         self._storage: dict[str, int] = {}

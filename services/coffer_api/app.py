@@ -21,8 +21,10 @@ from coffer_api import (
     documents,
     elsewhere,
     followed,
+    instance_actions,
     instances,
     limits,
+    mgmt_actions,
     mgmt_instances,
     mgmt_quotas,
     mgmt_versions,
@@ -42,9 +44,9 @@ from coffer_shared.errors import GuestSilent, Refused, TryAgain
 from coffer_shared.messages import Failure
 
 _MODULES = (
-    instances.ROUTES, databases.ROUTES, users.ROUTES, root.ROUTES, backups.ROUTES, backup_strategies.ROUTES,
-    followed.ROUTES, offers.ROUTES, offers.FLAVORS, limits.ROUTES,
-    mgmt_instances.ROUTES, mgmt_quotas.ROUTES, mgmt_versions.ROUTES, elsewhere.ROUTES,
+    instances.ROUTES, instance_actions.ROUTES, databases.ROUTES, users.ROUTES, root.ROUTES, backups.ROUTES,
+    backup_strategies.ROUTES, followed.ROUTES, offers.ROUTES, offers.FLAVORS, limits.ROUTES, mgmt_instances.ROUTES,
+    mgmt_actions.ROUTES, mgmt_quotas.ROUTES, mgmt_versions.ROUTES, elsewhere.ROUTES,
 )
 _DESCRIPTION = """\
 Database instances on demand: the OpenStack Trove v1.0 API, with operations that can be followed.

@@ -192,19 +192,35 @@ class CreateInstance(Body):
     instance: InstanceSpec
 
 
-class InstanceChange(Exact):
-    """Of the five, only the name can be changed in this release."""
+class AccessChange(Exact):
+    """What is left out stays as it is. No range at all: everybody."""
+
+    is_public: bool = False
+    allowed_cidrs: Annotated[list[Cidr], Field(max_length=256), AfterValidator(_unique)] = []
+
+
+class InstanceEdit(Exact):
+    """Of these, only the name can be changed in this release."""
 
     name: Nes | None = None
     replica_of: Any = None
     slave_of: Any = None
     configuration: Any = None
     datastore_version: Any = None
-    access: Any = None
+
+
+class InstanceChange(InstanceEdit):
+    """Of the others than the name, one at a time."""
+
+    access: AccessChange = AccessChange()
 
 
 class UpdateInstance(Exact):
     instance: InstanceChange
+
+
+class EditInstance(Exact):
+    instance: InstanceEdit
 
 
 class Action(Body):
@@ -214,6 +230,43 @@ class Action(Body):
         strict=True, extra="allow", hide_input_in_errors=True,
         json_schema_extra={"example": {"restart": {}}, "minProperties": 1, "maxProperties": 1},
     )
+
+
+def _new_size(value: Any) -> Any:
+    return {"size": value} if isinstance(value, int | str) else value
+
+
+class NewSize(Exact):
+    size: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_size)]
+
+
+class Resize(Exact):
+    """One of the two. openstacksdk sends the size as a number."""
+
+    volume: Annotated[NewSize | None, BeforeValidator(_new_size)] = None
+    flavor_ref: FlavorRef | None = Field(None, alias="flavorRef")
+
+    @model_validator(mode="after")
+    def _one(self) -> Resize:
+        if (self.volume is None) == (self.flavor_ref is None):
+            raise ValueError("one of volume and flavorRef is needed")
+        return self
+
+
+class ResetStatus(Exact):
+    force_delete: Any = None
+
+
+class Migrate(Exact):
+    host: Nes | None = None
+
+
+class Rebuild(Exact):
+    image_id: Uuid
+
+
+class Nothing(Exact):
+    """Of an action that takes no arguments."""
 
 
 class BackupSpec(Body):

@@ -163,11 +163,12 @@ def empty(status: int = 202, headers: dict[str, str] | None = None) -> Response:
     return Response(b"", status, headers=headers, media_type="application/json")
 
 
-def explain(error: ValidationError) -> str:
-    """The failures as Trove words them: where, then what. Never the value, which may be a password."""
+def explain(error: ValidationError, within: str = "body") -> str:
+    """The failures as Trove words them: where, then what. Never the value, which may be a password. `within` names what
+    was looked at, where a failure is of the whole of it."""
     found = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        path, *rest = (str(part) if isinstance(part, str) else part for part in item["loc"])
+        path, *rest = (str(part) if isinstance(part, str) else part for part in item["loc"] or (within,))
         where = str(path) + "".join(f"[{part!r}]" for part in rest)
         found.append(f"{where} {item['msg'][:1].lower()}{item['msg'][1:]}")
     return "; ".join(found[:10])

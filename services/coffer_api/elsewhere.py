@@ -32,7 +32,7 @@ _ABSENT = (
     ("Modules", "DELETE", ("/instances/{id}/modules/{module}",)),
     ("Modules", "POST", ("/modules",)),
     ("Clusters", "POST", ("/clusters",)),
-    ("Management of instances", "POST", ("/mgmt/instances/{id}/action", "/mgmt/instances/{id}/upgrade")),
+    ("Management of instances", "POST", ("/mgmt/instances/{id}/upgrade",)),
     ("Management of instances", "GET", ("/mgmt/instances/{id}/hwinfo", "/mgmt/instances/{id}/diagnostics")),
     ("Configuration parameters", "GET POST", ("/mgmt/datastores/versions/{version}/parameters",)),
     ("Configuration parameters", "GET PUT DELETE", ("/mgmt/datastores/versions/{version}/parameters/{name}",)),

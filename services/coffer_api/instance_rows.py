@@ -23,10 +23,12 @@ SELECT = """
            i.volume_id, i.root_enabled_at, i.failed, i.fault_message, i.fault_details,
            i.fault_at, i.created_at, i.updated_at, d.name AS datastore, v.name AS version, v.version AS number,
            v.manager, CASE WHEN v.backup_image_digest <> '' THEN v.backup_image END AS backup_image,
-           h.engine, h.received_at, extract(epoch FROM now() - h.received_at)::float8 AS age,
+           h.engine, h.received_at,
+           CASE WHEN i.reset_at IS NULL OR h.received_at > i.reset_at THEN
+               extract(epoch FROM now() - h.received_at)::float8 END AS age,
            h.facts #>> '{volume,used_bytes}' AS used_bytes, h.facts #>> '{volume,total_bytes}' AS total_bytes,
            coalesce(h.facts -> 'restart_required', '[]') <> '[]'::jsonb AS restart_required,
-           o.kind AS task, o.id AS task_id,
+           o.kind AS task, o.id AS task_id, o.cancel_requested AS cancelling,
            i.deleted_at, i.root_enabled_by, i.availability_zone
     FROM instances i
     LEFT JOIN datastore_versions v ON v.id = i.datastore_version_id
@@ -64,6 +66,7 @@ def facts(row: asyncpg.Record) -> Facts:
         failed=row["failed"],
         engine=row["engine"],
         age=row["age"],
+        machine=row["server_id"] is not None,
         restart_required=row["restart_required"],
         volume_use=used / total if total else 0.0,
     )

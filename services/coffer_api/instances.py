@@ -1,4 +1,4 @@
-"""Instances: list, show, create, rename, delete, restart."""
+"""Instances: list, show, create, change, delete. Their actions are in `instance_actions`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from sqlalchemy import text
 from starlette.responses import Response
 
 from coffer_api import creating, documents, filing, instance_rows, views
-from coffer_api.bodies import Action, CreateInstance, UpdateInstance
+from coffer_api.bodies import CreateInstance, EditInstance, InstanceChange, InstanceEdit, UpdateInstance
 from coffer_api.call import Call, Routes, empty, reply
 from coffer_api.filing import accepted
-from coffer_api.identity import allowed
 from coffer_api.problems import bad_request, not_in_this_release, unprocessable
 from coffer_db import operations
 from coffer_db.operations import Busy
 
 ROUTES = Routes("instances")
 DELETE_WITHIN = timedelta(minutes=10)
-RESTART_WITHIN = timedelta(minutes=5)
+ACCESS_WITHIN = timedelta(minutes=5)
 _RENAME = text("UPDATE instances SET name = :name, updated_at = now() WHERE id = :id AND deleted_at IS NULL")
-_LATER_ACTIONS = ("resize", "promote_to_replica_source", "eject_replica_source", "reset_status")
 
 
 @ROUTES.add("GET", "/instances", rule="instance:index", reply=documents.Instances, paged=True)
@@ -50,28 +48,32 @@ async def show_instance(call: Call) -> Response:
     return reply({"instance": views.with_volume_use(views.instance_detail(call, views.Links(call), row), row)})
 
 
-@ROUTES.add("PUT", "/instances/{id}", rule="instance:update", body=UpdateInstance, status=202)
+@ROUTES.add(
+    "PUT", "/instances/{id}", rule="instance:update", body=UpdateInstance, status=202, errors=(422, 501),
+)
 async def update_instance(call: Call) -> Response:
-    """In this release only the name can be changed."""
-    return await _update(call)
+    """In this release the name and `access` can be changed. Of `access`, what is left out stays as it is; the operation
+    in `X-Coffer-Operation` tells how its change goes on. 422 while another task of the instance runs."""
+    return await _update(call, (await call.body(UpdateInstance)).instance)
 
 
-@ROUTES.add("PATCH", "/instances/{id}", rule="instance:update", body=UpdateInstance, status=202)
+@ROUTES.add("PATCH", "/instances/{id}", rule="instance:update", body=EditInstance, status=202, errors=(501,))
 async def edit_instance(call: Call) -> Response:
-    """As PUT."""
-    return await _update(call)
+    """As PUT, without `access`."""
+    return await _update(call, (await call.body(EditInstance)).instance)
 
 
-@ROUTES.add("DELETE", "/instances/{id}", rule="instance:delete", status=202)
+@ROUTES.add("DELETE", "/instances/{id}", rule="instance:delete", status=202, errors=(422,))
 async def delete_instance(call: Call) -> Response:
     """Asked again while it runs, it is accepted again and changes nothing. A task that is in its way is cancelled
-    first, which is waited for; 422 if that takes too long: asked again, it waits again."""
+    first, which is waited for; 422 if that takes too long: asked again, it waits again. A creation is in its way unless
+    its end was asked for, as resetting the status does."""
     busy, waited = Busy("another task"), False
     for _ in range(3):
         row = await instance_rows.load(call)
         if row["task"] == "delete_instance":
             return accepted(row["task_id"])
-        if row["task"] == "create_instance":
+        if row["task"] == "create_instance" and not row["cancelling"]:
             raise unprocessable(f"Instance {row['id']} is not ready. (Status is BUILD).")
         wanted = filing.new(call, row, "delete_instance", within=DELETE_WITHIN, lifecycle=True, args={})
         try:
@@ -90,32 +92,6 @@ async def delete_instance(call: Call) -> Response:
     raise filing.in_the_way(row, busy, "is being cancelled; ask again" if waited else "is running")
 
 
-@ROUTES.add("POST", "/instances/{id}/action", rule=None, body=Action, status=202)
-async def act_on_instance(call: Call) -> Response:
-    """`{"restart": {}}`; the other actions are of later releases."""
-    body = (await call.body(Action)).model_extra or {}
-    if len(body) != 1:
-        raise bad_request("Exactly one action is expected.")
-    ((action, given),) = body.items()
-    if action in _LATER_ACTIONS:
-        raise not_in_this_release(f"The action {action}")
-    if action != "restart":
-        raise bad_request(f"Action {action[:255]!r} is not known.")
-    if given not in (None, {}):
-        raise bad_request("Validation error: restart takes no arguments.")
-    allowed(call.request, "instance:restart")
-    row = await instance_rows.load(call)
-    filing.need_action(call, row)
-    wanted = filing.new(call, row, "restart_instance", within=RESTART_WITHIN, lifecycle=True, args={})
-    try:
-        async with call.api.db.begin() as session:
-            operation = await operations.file(session, wanted, None)
-    except Busy as busy:
-        raise filing.in_the_way(row, busy) from None
-    await call.api.wakes.wake(row["id"], operation)
-    return accepted(operation)
-
-
 async def _page(call: Call, view: Any, path: str) -> Response:
     limit, marker = call.limit(), call.marker()
     rows = await instance_rows.page(call, limit, marker)
@@ -132,20 +108,34 @@ def _created(row: asyncpg.Record) -> Any:
     return row["created_at"]
 
 
-async def _update(call: Call) -> Response:
-    body = await call.body(UpdateInstance)
+async def _update(call: Call, wanted: InstanceEdit) -> Response:
+    given = wanted.model_fields_set
+    later = given - {"name", "access"}
+    if len(given - {"name"}) > 1:
+        raise bad_request("Only one attribute (except 'name') is allowed to update.")
     row = await instance_rows.load(call)
-    given = body.instance.model_fields_set
-    later = given - {"name"}
-    if given <= {"configuration"} and body.instance.configuration is None:
+    if given <= {"configuration"} and wanted.configuration is None:
         return empty()  # it asks to detach the configuration: none can be attached, so there is nothing to do
     if later:
         raise not_in_this_release(f"Changing {', '.join(sorted(later))}")
-    if body.instance.name is None:
+    if "name" in given and wanted.name is None:
         raise bad_request("Validation error: instance['name'] must be a string.")
-    async with call.api.db.begin() as session:
-        await session.execute(_RENAME, {"name": body.instance.name, "id": row["id"]})
-    return empty()
+    access = wanted.access if isinstance(wanted, InstanceChange) and "access" in given else None
+    changed = access.model_dump(exclude_unset=True) if access is not None else {}
+    operation = None
+    try:
+        async with call.api.db.begin() as session:
+            if changed:
+                filed = filing.new(call, row, "update_access", within=ACCESS_WITHIN, lifecycle=True, args=changed)
+                operation = await operations.file(session, filed, None)
+            if wanted.name is not None:
+                await session.execute(_RENAME, {"name": wanted.name, "id": row["id"]})
+    except Busy as busy:
+        raise filing.in_the_way(row, busy) from None
+    if operation is None:
+        return empty()
+    await call.api.wakes.wake(row["id"], operation)
+    return accepted(operation)
 
 
 async def _end(call: Call, row: asyncpg.Record) -> None:

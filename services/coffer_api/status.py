@@ -20,10 +20,13 @@ _TASKS: Mapping[str, str] = {
     "delete_instance": "SHUTDOWN",
     "restart_instance": "REBOOT",
     "recover_instance": "REBOOT",
+    "reboot_instance": "REBOOT",
     "create_backup": "BACKUP",
 }
 BACKUP = "create_backup"
 """The task during which an instance goes on serving, and shows what it would show without it."""
+_SERVED = frozenset({None, BACKUP, "restart_instance", "update_access"})
+"""Tasks during which users, databases and root may be read and changed, if the database answers."""
 _SERVICE: Mapping[str, str] = {
     Engine.ABSENT: "SHUTDOWN",
     Engine.STARTING: "ACTIVE",
@@ -47,7 +50,9 @@ class Facts:
     engine: str | None = None
     """As the last heartbeat said; None if there was none yet."""
     age: float | None = None
-    """Seconds since that heartbeat was received."""
+    """Seconds since that heartbeat was received; None also if that was before an administrator reset the status."""
+    machine: bool = True
+    """It has, or had, a machine that was not taken back."""
     restart_required: bool = False
     volume_use: float = 0.0
     """Used share of the data volume, 0 to 1."""
@@ -64,6 +69,8 @@ def shown(facts: Facts, expiry: float = HEARTBEAT_EXPIRY) -> Shown:
         return Shown(doing(facts), "")
     if facts.failed:
         return Shown("ERROR", "")
+    if not facts.machine:
+        return Shown("SHUTDOWN", service(facts, expiry))
     if facts.restart_required and heard(facts, expiry):
         return Shown("RESTART_REQUIRED", "")
     return Shown(doing(facts), service(facts, expiry))
@@ -100,4 +107,4 @@ def action_allowed(facts: Facts, expiry: float = HEARTBEAT_EXPIRY) -> bool:
 
 def serving(facts: Facts, expiry: float = HEARTBEAT_EXPIRY) -> bool:
     """Whether users, databases and root can be read or changed now."""
-    return facts.task in {None, BACKUP, "restart_instance"} and heard(facts, expiry) and facts.engine in _SERVING
+    return facts.task in _SERVED and heard(facts, expiry) and facts.engine in _SERVING

@@ -266,6 +266,18 @@ async def request_cancel(session: AsyncSession | AsyncConnection, operation_id: 
     return asked.first() is not None
 
 
+async def request_cancel_of_task(session: AsyncSession | AsyncConnection, instance_id: str) -> str | None:
+    """As `request_cancel`, for the open lifecycle operation of an instance: its id, None when there is none."""
+    asked = await session.execute(
+        update(_operations)
+        .where(_operations.c.instance_id == instance_id, _operations.c.lifecycle, _operations.c.state.in_(_OPEN))
+        .values(cancel_requested=True, wake_at=func.clock_timestamp(), updated_at=func.now())
+        .returning(_operations.c.id),
+    )
+    row = asked.first()
+    return None if row is None else str(row.id)
+
+
 async def _insert(
     session: AsyncSession | AsyncConnection, operation_id: str, new: NewOperation, sealed: bytes | None,
 ) -> bool:

@@ -8,7 +8,7 @@ from coffer_db.operations import NOW
 from coffer_db.tables import OperationState
 from coffer_provisioner.plan import Job
 
-_SETTLES = frozenset({"create_instance", "restart_instance", "recover_instance"})
+_SETTLES = frozenset({"create_instance", "restart_instance", "recover_instance", "reboot_instance"})
 """Kinds whose success takes back an earlier fault."""
 _FAILS = frozenset({"create_instance"})
 """Kinds whose failure leaves an instance that cannot be used."""

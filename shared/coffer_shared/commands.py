@@ -152,6 +152,13 @@ class GrowVolume(msgspec.Struct, frozen=True):
     volume_bytes: int
 
 
+class SetAccess(msgspec.Struct, frozen=True):
+    """`set_access`: who may connect from now on. Whoever may not any more is cut off, the others notice nothing."""
+
+    allowed_cidrs: list[str]
+    """Empty: everybody."""
+
+
 COMMANDS: dict[str, type[msgspec.Struct]] = {
     "prepare": Prepare,
     "restore": Prepare,
@@ -169,6 +176,7 @@ COMMANDS: dict[str, type[msgspec.Struct]] = {
     "enable_root": EnableRoot,
     "disable_root": DisableRoot,
     "grow_volume": GrowVolume,
+    "set_access": SetAccess,
     "backup": BackUp,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from coffer_guest.commands.context import Context
+from coffer_guest.commands.context import Context, to_the_end
 from coffer_guest.machine import Machine
 from coffer_shared.commands import Nothing, Restart, StartDatabase, Stop
 
@@ -24,7 +24,12 @@ async def restart(context: Context, args: Restart) -> None:
 async def stop(context: Context, args: Stop) -> None:
     del args
     await _remember(context.machine, running=False)
-    await context.machine.stop_engine()
+    try:
+        await context.machine.stop_engine()
+    except BaseException:
+        if not context.ending():  # it failed, or is not wanted any more: then the database is to run
+            await to_the_end(_remember(context.machine, running=True))
+        raise
 
 
 async def start(context: Context, args: StartDatabase) -> None:

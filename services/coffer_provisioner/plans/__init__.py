@@ -14,8 +14,11 @@ from coffer_provisioner.plans.delete_backup import DELETE_BACKUP
 from coffer_provisioner.plans.delete_instance import DELETE_INSTANCE
 from coffer_provisioner.plans.enable_root import ENABLE_ROOT
 from coffer_provisioner.plans.guest_commands import guest_command
+from coffer_provisioner.plans.reboot_instance import REBOOT_INSTANCE
 from coffer_provisioner.plans.recover_instance import RECOVER_INSTANCE
 from coffer_provisioner.plans.restart_instance import RESTART_INSTANCE
+from coffer_provisioner.plans.stop_instance import STOP_INSTANCE
+from coffer_provisioner.plans.update_access import UPDATE_ACCESS
 
 DATA_COMMANDS = (
     "create_databases", "drop_database", "create_users", "drop_user", "set_passwords", "change_user", "grant",
@@ -30,6 +33,9 @@ PLANS: Mapping[str, Plan] = MappingProxyType({
         DELETE_INSTANCE,
         RESTART_INSTANCE,
         RECOVER_INSTANCE,
+        REBOOT_INSTANCE,
+        STOP_INSTANCE,
+        UPDATE_ACCESS,
         ENABLE_ROOT,
         CREATE_BACKUP,
         DELETE_BACKUP,

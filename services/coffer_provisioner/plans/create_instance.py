@@ -143,6 +143,7 @@ async def drop_public_address(job: Job, to: Reach) -> Outcome:
 
 async def drop_machine(job: Job, to: Reach) -> Outcome:
     await to.cloud.drop_machine(job.instance)
+    await to.records.set_instance(job.instance, server_id=None)
     return Done()
 
 

@@ -32,9 +32,9 @@ async def ensure_machine_runs(job: Job, to: Reach) -> Outcome:
 
 
 async def wait_reported(job: Job, to: Reach) -> Outcome:
-    """A heartbeat of a new agent start that says healthy."""
+    """A heartbeat of a new agent start that says healthy, or that a command has stopped the database before."""
     beat = await to.records.heartbeat(job.instance)
-    if beat is None or beat["engine"] != Engine.HEALTHY:
+    if beat is None or beat["engine"] not in {Engine.HEALTHY, Engine.STOPPED}:
         return Wait(1, "waiting for the database")
     fresh = beat["facts"].get("boot", "") != job.context.get("boot") or "boot" not in job.context
     return Done() if fresh else Wait(1, "waiting for the agent")

@@ -142,7 +142,8 @@ class World:
             "id": instance, "project_id": project, "user_id": "ann", "name": "one", "flavor_id": "1",
             "datastore_version_id": VERSION, "volume_gib": 2, "fs_uuid": str(uuid4()), "formatted": True,
             "started_once": True, "region": "RegionOne", "nics": [], "is_public": False, "allowed_cidrs": [],
-            "addresses": [{"address": "10.0.0.5", "type": "private", "network": "n"}], "failed": False, **more,
+            "addresses": [{"address": "10.0.0.5", "type": "private", "network": "n"}], "failed": False,
+            "server_id": "machine", **more,
         }
         async with self.db.begin() as session:
             await session.execute(insert(SQLModel.metadata.tables["instances"]).values(**row))

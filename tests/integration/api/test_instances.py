@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from coffer_db.tables import OperationState
-from coffer_shared.messages import Engine
 from integration.api.service import MASTER, Caller, World
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
@@ -214,7 +213,7 @@ async def test_another_project_sees_nothing(api: Caller, world: World):
     assert await world.count("operations") == 0
 
 
-async def test_only_the_name_can_be_changed_now(api: Caller, world: World):
+async def test_what_is_changed_later(api: Caller, world: World):
     instance = await world.instance()
     path = f"/instances/{instance}"
     (await api("PUT", path, {"instance": {"name": "two"}})).must(202)
@@ -222,40 +221,11 @@ async def test_only_the_name_can_be_changed_now(api: Caller, world: World):
     (await api("PATCH", path, {"instance": {"name": "three"}})).must(202)
     assert (await api("PUT", path, {"instance": {}})).status == 202
     assert (await api("PUT", path, {"instance": {"configuration": None}})).status == 202
-    for key, value in [("configuration", UNKNOWN), ("replica_of", ""), ("datastore_version", "18"), ("access", {})]:
+    for key, value in [("configuration", UNKNOWN), ("replica_of", ""), ("datastore_version", "18")]:
         assert (await api("PUT", path, {"instance": {"name": "four", key: value}})).status == 501
     for body in [{}, {"instance": {"nam": "x"}}, {"instance": {"name": ""}}, {"instance": {}, "x": 1}]:
         assert (await api("PUT", path, body)).status == 400
     assert (await api("GET", path)).body["instance"]["name"] == "three"
-
-
-async def test_restart_and_what_stands_in_its_way(api: Caller, world: World):
-    instance = await world.instance()
-    path = f"/instances/{instance}/action"
-    answer = await api("POST", path, {"restart": {}})
-    answer.must(202)
-    assert (await api("GET", f"/instances/{instance}")).body["instance"]["status"] == "REBOOT"
-    assert (await api("POST", path, {"restart": None})).status == 422
-    assert (await world.finish()).id == answer.headers["x-coffer-operation"]
-    await world.beat(instance, age=120)
-    assert (await api("POST", path, {"restart": {}})).status == 422
-    assert (await api("GET", f"/instances/{instance}")).body["instance"]["operating_status"] == "ERROR"
-    await world.beat(instance, Engine.CRASHED)
-    (await api("POST", path, {"restart": None})).must(202)
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ({}, 400), ({"jump": {}}, 400), ({"restart": {}, "resize": {}}, 400), ({"restart": {"x": 1}}, 400),
-        ({"restart": []}, 400), ({"resize": {"volume": {"size": 5}}}, 501), ({"resize": {}}, 501),
-        ({"reset_status": {}}, 501), ({"promote_to_replica_source": {}}, 501), ({"eject_replica_source": {}}, 501),
-    ],
-)
-async def test_other_actions_do_nothing(api: Caller, world: World, body: Any, status: int):
-    instance = await world.instance()
-    assert (await api("POST", f"/instances/{instance}/action", body)).status == status
-    assert await world.count("operations") == 0
 
 
 async def test_delete_is_filed_once(api: Caller, world: World):

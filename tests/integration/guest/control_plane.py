@@ -56,6 +56,8 @@ class ControlPlane:
     life: int = 86400
     """Seconds that a guest's JWT lives."""
     allowed: list[str] = field(default_factory=list)
+    slow: dict[str, float] = field(default_factory=dict)
+    """Seconds between the making of an answer and its sending, by the kind of request."""
     root_seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     keys: dict[str, KeyPair] = field(default_factory=lambda: {name: KeyPair.generate() for name in KINDS})
     links: dict[str, Link] = field(default_factory=dict)
@@ -202,6 +204,7 @@ class ControlPlane:
                     self.guest_keys.append(public)
                     self.nkeys.append(asked.nkey)
                 answer = self._credential(asked.nkey)
+        await asyncio.sleep(self.slow.get(type(asked).__name__, 0.0))
         await self._answer(delivery, peer, opened.message_id, answer)
 
     async def _on_event(self, delivery: Delivery) -> None:

@@ -50,9 +50,47 @@ except OSError as error:
     print('no')
 """
 
+TALK = """
+import socket, sys, threading, time
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('0.0.0.0', int(sys.argv[1])))
+s.listen(50)
+print('ready', flush=True)
+def talk(c):
+    try:
+        while True: c.sendall(b'x'); time.sleep(0.05)
+    except OSError: pass
+while True: threading.Thread(target=talk, args=(s.accept()[0],), daemon=True).start()
+"""
+LISTEN = """
+import socket, sys, time
+source, target, port = sys.argv[1:]
+s = socket.socket()
+s.settimeout(1.0)
+s.bind((source, 0))
+s.connect((target, int(port))); s.recv(1)
+print('ready', flush=True)
+sys.stdin.readline()
+try:
+    for _ in range(40):
+        if not s.recv(1): raise OSError
+    print('lasts')
+except TimeoutError: print('hangs')
+except OSError: print('cut off')
+"""
 
-def serve(port: int, *prefix: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen([*prefix, sys.executable, "-c", SERVE, str(port)], stdout=subprocess.PIPE, text=True)
+
+def listen(source: str) -> subprocess.Popen[str]:
+    command = ("ip", "netns", "exec", "tenant", sys.executable, "-c", LISTEN, source, TENANT, str(PORT))
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "ready"
+    return process
+
+
+def serve(port: int, *prefix: str, program: str = SERVE) -> subprocess.Popen[str]:
+    process = subprocess.Popen([*prefix, sys.executable, "-c", program, str(port)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "ready"
     return process
@@ -103,6 +141,14 @@ async def main() -> None:
         await firewall.apply(Rules((TENANT,), PORT, ("10.9.0.77/32",), gateway="10.9.0.9"))
         seen["a gateway that was named"] = reach(TENANT, PORT, *tenant, source="10.9.0.9")
         seen["not the other one then"] = reach(TENANT, PORT, *tenant, source="10.9.0.1")
+        servers[0].kill()
+        servers[0].wait()
+        servers[0] = serve(PORT, *engine, program=TALK)
+        await firewall.apply(Rules((TENANT,), PORT, ("10.9.0.9/32", "10.9.0.77/32")))
+        still, no_more = listen("10.9.0.9"), listen("10.9.0.77")
+        await firewall.apply(Rules((TENANT,), PORT, ("10.9.0.9/32",)))
+        seen["a connection of one who is still allowed"] = still.communicate("go\n")[0].strip()
+        seen["a connection of one who is not any more"] = no_more.communicate("go\n")[0].strip()
         seen["other tables are kept"] = "kept" in sh("nft list table ip nat")
         seen["one table of ours"] = sh("nft list tables").count("inet coffer") == 1
     finally:

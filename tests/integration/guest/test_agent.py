@@ -180,6 +180,22 @@ async def test_a_probe_brings_the_desired_access_to_the_firewall(
     assert world.rules[0].allowed == ("192.0.2.0/24",)
 
 
+async def test_an_answer_from_before_a_command_does_not_undo_it(
+    plane: ControlPlane, guest: Guest, world: World
+) -> None:
+    await prepared(plane, guest)
+    plane.allowed, plane.slow["Sync"] = ["10.1.0.0/16"], 1.0
+    before = plane.requests.count("Sync")
+    assert await plane.send(Probe()) == Accepted()
+    await eventually(lambda: plane.requests.count("Sync") > before)
+    plane.allowed = ["10.2.0.0/16"]
+    await plane.start_command("open", "set_access", {"allowed_cidrs": ["10.2.0.0/16"]})
+    await eventually(lambda: plane.ending("open"))
+    assert world.rules[-1].allowed == ("10.2.0.0/16",)
+    await eventually(lambda: plane.requests.count("Sync") > before + 1)
+    assert "10.1.0.0/16" not in {cidr for rules in world.rules for cidr in rules.allowed}
+
+
 async def test_a_short_lived_jwt_is_renewed_in_time_and_the_guest_stays(plane: ControlPlane, guest: Guest) -> None:
     plane.life = 4
     await up(plane, guest)

@@ -79,6 +79,8 @@ def test_who_reaches_whom() -> None:
         "everybody when nothing is named": True,
         "a gateway that was named": True,
         "not the other one then": False,
+        "a connection of one who is still allowed": "lasts",
+        "a connection of one who is not any more": "cut off",
         "other tables are kept": True,
         "one table of ours": True,
     }

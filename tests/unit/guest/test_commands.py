@@ -9,6 +9,8 @@ import pytest
 
 from coffer_guest.commands import COMMANDS, QUERIES
 from coffer_shared import commands as forms
+from coffer_shared.errors import GiveUp
+from coffer_shared.messages import Cancel
 from unit.guest.fakes import World
 from unit.guest.lives import DATABASES, USERS, Agent, prepared, use
 from unit.guest.orders import UUID, backup_args, prepare_args, restore_args
@@ -56,6 +58,70 @@ async def test_a_database_that_was_stopped_stays_stopped(tmp_path: Path, world: 
     assert ending is not None
     assert ending.state == "done"
     assert world.container.running
+    await agent.die()
+
+
+@pytest.mark.parametrize("how", ["broken", "late", "cancelled"])
+async def test_a_stop_that_does_not_come_to_its_end_leaves_a_database_that_runs(
+    tmp_path: Path, world: World, how: str
+) -> None:
+    agent = await prepared(tmp_path, world)
+    if how == "broken":
+        world.broken["stop"] = GiveUp("engine", "the container does not stop")
+    else:
+        world.slow["stop"] = 60
+    await agent.start("stop", {}, left=0.2 if how == "late" else 30)
+    await agent.until("stop")
+    if how == "cancelled":
+        await agent.work.cancel(Cancel(op="op"), 1)
+    await agent.idle()
+    ending = await agent.ending()
+    assert ending is not None
+    assert ending.state == ("cancelled" if how == "cancelled" else "failed")
+    assert agent.machine.prepared.running
+    await agent.die()
+    agent = await Agent.live(tmp_path, world)
+    await agent.boot()
+    assert world.container.running
+    await agent.die()
+
+
+async def test_a_stop_that_the_end_of_the_agent_interrupts_is_taken_up_again(tmp_path: Path, world: World) -> None:
+    agent = await prepared(tmp_path, world)
+    world.slow["stop"] = 60
+    await agent.start("stop", {})
+    await agent.until("stop")
+    await agent.work.close()
+    assert not agent.machine.prepared.running
+    await agent.die()
+    world.slow.clear()
+    agent = await Agent.live(tmp_path, world)
+    await agent.boot()
+    assert not world.container.running
+    await agent.die()
+
+
+async def test_access_is_replaced_and_kept(tmp_path: Path, world: World) -> None:
+    agent = await prepared(tmp_path, world)
+    for n, (cidrs, state) in enumerate([
+        (["192.0.2.0/24", "10.1.2.3"], "done"), (["nowhere"], "failed"), ([], "done"), (["10.0.0.0/8"], "done"),
+    ]):
+        ending = await agent.run("set_access", {"allowed_cidrs": cidrs}, op=f"a{n}")
+        assert ending is not None
+        assert ending.state == state, cidrs
+    assert [rules.allowed for rules in world.rules[-3:]] == [("10.1.2.3/32", "192.0.2.0/24"), (), ("10.0.0.0/8",)]
+    await agent.die()
+    agent = await Agent.live(tmp_path, world)
+    await agent.boot()
+    assert world.rules[-1].allowed == ("10.0.0.0/8",)
+    await agent.die()
+
+
+async def test_there_is_nobody_to_let_in_before_there_is_a_database(tmp_path: Path, world: World) -> None:
+    agent = await Agent.live(tmp_path, world)
+    ending = await agent.run("set_access", {"allowed_cidrs": []})
+    assert ending is not None
+    assert (ending.state, ending.code) == ("failed", "not_ready")
     await agent.die()
 
 
@@ -110,6 +176,7 @@ SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
     "revoke": ("revoke", {"name": "bob", "database": "shop"}),
     "enable_root": ("enable_root", {"password": "pw6"}),
     "grow_volume": ("grow_volume", {"volume_bytes": 1 << 31}),
+    "set_access": ("set_access", {"allowed_cidrs": ["192.0.2.0/24", "192.0.2.7/32"]}),
     "backup": ("backup", backup_args()),
     "restore": ("restore", restore_args(databases=[{"name": "new"}])),
 }
@@ -127,6 +194,7 @@ def outcome(world: World) -> dict[str, Any]:
         "shots": sorted(world.shots),
         "jobs": len(world.ran),
         "storage": world.rules[-1].storage_port,
+        "allowed": world.rules[-1].allowed,
     }
 
 

@@ -125,7 +125,7 @@ async def guest_in(tmp_path: Path, world: World, *, expired: str = "") -> tuple[
     machine = machine_in(options_in(tmp_path), state, world)
     await machine.load(IID)
 
-    async def desired(_: Any) -> None:
+    async def desired(*_: Any) -> None:
         pass
 
     keeper = Keeper(state, home, known, trust, clock, desired, sync_seconds=300)

@@ -18,7 +18,7 @@ from coffer_shared.backups import MANIFEST
 from coffer_shared.errors import Unavailable
 from unit.provisioner.backup_material import BACKUP, manifest, result, segments
 from unit.provisioner.backup_rows import CONTAINER, INSTANCE
-from unit.provisioner.world import Clock, Fuse, World, drive
+from unit.provisioner.world import Clock, Fuse, World, drive, everywhere
 
 SUCCEEDED, FAILED, CANCELLED = OperationState.SUCCEEDED, OperationState.FAILED, OperationState.CANCELLED
 MAKING, RESTORING = {"backup": BACKUP}, {"restore": BACKUP}
@@ -55,18 +55,6 @@ def built(world):
         return one
 
     return make
-
-
-async def everywhere(make, kind, args=None, **how):
-    """The operation in a fresh world for each kill at each call, and once without any: what came of each."""
-    fuse, one = Fuse(), await make()
-    claimed = await drive(kind, one, fuse, args, **how)
-    yield one, claimed, "no kill"
-    for after in (False, True):
-        for at in range(1, fuse.calls + 1):
-            one = await make()
-            claimed = await drive(kind, one, Fuse(at, after=after), args, **how)
-            yield one, claimed, f"{'after' if after else 'before'} call {at} of {fuse.calls}"
 
 
 async def clear(world: World) -> None:

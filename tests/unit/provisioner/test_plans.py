@@ -93,6 +93,12 @@ ORDER = {
     "delete_instance": ("drop_public_address drop_machine drop_identity drop_volume drop_port", ""),
     "restart_instance": ("restart_database", "ensure_machine_runs"),
     "recover_instance": ("note_last_report ensure_machine_runs wait_reported", ""),
+    "reboot_instance": ("note_boot restart_machine wait_reported", "ensure_machine_runs"),
+    "stop_instance": ("stop_database wait_stopped", ""),
+    "update_access": (
+        "note_access record_access set_access_on_guest set_public_address",
+        "restore_access restore_public_address tell_guest",
+    ),
     "enable_root": ("enable_on_guest record_root", ""),
     "create_backup": (
         "ensure_store draw_key back_up settle check_stored record",

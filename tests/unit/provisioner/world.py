@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from coffer_db.operations import Claimed, Saved, Turned
@@ -19,7 +20,7 @@ from coffer_provisioner.storage.fake import FakeStorage
 from coffer_provisioner.turn import job_of, turn
 from coffer_shared.backups import MANIFEST, Grant
 from coffer_shared.errors import GuestSilent
-from coffer_shared.messages import Accepted, Cancel, Refused, Start
+from coffer_shared.messages import Accepted, Cancel, Probe, Refused, Start
 from unit.provisioner.backup_material import BACKUP, manifest, result, segments
 from unit.provisioner.backup_rows import CONTAINER, INSTANCE, KEY, BackupRows
 
@@ -91,6 +92,11 @@ class World:
         self.backups = BackupRows(self.operation_row)
         self.bootstrap = 0
         self.healthy = False
+        self.boot = ""
+        """What the newest report says; a machine that was started again has not reported yet."""
+        self.stopped = False
+        self.allowed: list[str] = []
+        """Whom the guest lets in."""
         self.runs = 0
         self.commands: list[Start] = []
         self.grant: Grant | None = None
@@ -109,7 +115,8 @@ class World:
         self.row |= columns
 
     async def heartbeat(self, instance: str) -> dict[str, Any] | None:
-        return {"engine": "healthy", "facts": {"boot": "b"}} if self.healthy else None
+        engine = "stopped" if self.stopped else "healthy"
+        return {"engine": engine, "facts": {"boot": self.boot}} if self.healthy else None
 
     async def operation(self, operation: str) -> dict[str, Any]:
         return dict(self.operation_row)
@@ -134,6 +141,9 @@ class World:
             raise GuestSilent("no guest")
         if isinstance(command, Cancel):
             return self._cancel()
+        if isinstance(command, Probe):
+            self.allowed = list(self.row["allowed_cidrs"])
+            return Accepted()
         self.commands.append(command)
         if self.fate == "refuses":
             return Refused(code="volume", text="the volume is not what was recorded")
@@ -142,9 +152,16 @@ class World:
         elif self.operation_row["guest_state"] != "done":
             if command.kind == "restore":
                 self._restore(command.args["restore"])
+            self._obey(command)
             self._end("done")
             self.healthy = True
         return Accepted()
+
+    def _obey(self, command: Start) -> None:
+        self.stopped = command.kind == "stop" or (self.stopped and command.kind != "restart")
+        self.allowed = list(command.args.get("allowed_cidrs", self.allowed))
+        if self.fate == "falls silent after it":
+            self.fate = "silent"
 
     def _cancel(self) -> Any:
         if self.grant is None:
@@ -169,6 +186,7 @@ class World:
         active = machine is not None and machine.state == "active"
         if active and self.fate != "silent" and not self.row["revoked"]:
             self.row["enrolled"] = True
+            self.boot = f"boot {self.cloud.starts(INSTANCE)}"
         if self.grant is None:
             return
         if self.fate == "goes down" and active:
@@ -263,6 +281,20 @@ async def drive(
         world.clock.now += 0.0 if turned.goes_on else max(turned.wait, 0.01)
         await world.between_turns()
     raise AssertionError(f"stuck at {claimed.step} in {claimed.state}")
+
+
+async def everywhere(
+    make: Callable[[], Awaitable[World]], kind: str, args: dict[str, Any] | None = None, **how: int,
+) -> AsyncIterator[tuple[World, Claimed, str]]:
+    """The operation in a fresh world for each kill at each call, and once without any: what came of each."""
+    fuse, one = Fuse(), await make()
+    claimed = await drive(kind, one, fuse, args, **how)
+    yield one, claimed, "no kill"
+    for after in (False, True):
+        for at in range(1, fuse.calls + 1):
+            one = await make()
+            claimed = await drive(kind, one, Fuse(at, after=after), args, **how)
+            yield one, claimed, f"{'after' if after else 'before'} call {at} of {fuse.calls}"
 
 
 def _same(claimed: Claimed) -> Turned:
