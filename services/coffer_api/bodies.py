@@ -313,6 +313,12 @@ class CreateUsers(Body):
     users: list[UserSpec] = Field(max_length=1000)
 
 
+class CreateUser(Body):
+    """One user, under the key for several: openstacksdk's form."""
+
+    users: UserSpec
+
+
 class NewPassword(Body):
     name: Name
     password: Password = Field(repr=False)

@@ -27,7 +27,8 @@ async def list_databases(call: Call) -> Response:
     need_serving(call, row)
     found: list[DatabaseFound] = await call.api.guests.query(row["id"], "databases")
     shown = sorted(item.name for item in found if item.name not in spec.reserved_databases)
-    rest = [name for name in shown if marker is None or name > marker]
+    after = None if marker is None else names.marker(marker, shown)
+    rest = [name for name in shown if after is None or name > after]
     more = call.next_links("databases", f"instances/{row['id']}/databases", limit, rest[limit - 1]) \
         if len(rest) > limit else {}
     return reply({"databases": [{"name": name} for name in rest[:limit]], **more})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,10 +11,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from coffer_api.call import base_url, reply
+from coffer_api.problems import Problem
 from coffer_api.settings import Settings
 
 Ready = Callable[[], Awaitable[bool]]
 """Whether requests can be served."""
+_ACCEPT = re.compile(r"application/vnd\.openstack\.trove\+json\s*;\s*version=\s*\"?([^\s,;\"]*)", re.IGNORECASE)
+_KNOWN = frozenset({"1", "1.0", "v1.0"})
 _VERSION = {"id": "v1.0", "status": "CURRENT", "updated": "2012-08-01T00:00:00Z"}
 
 
@@ -23,6 +27,9 @@ def routes(settings: Settings, ready: Ready) -> list[Route]:
         return {**_VERSION, "links": [link]}
 
     async def versions(request: Request) -> Response:
+        asked = _ACCEPT.search(request.headers.get("accept", ""))
+        if asked and asked[1] not in _KNOWN:
+            raise Problem(406, f"Version {asked[1][:50]} of the API is not supported.")
         return reply({"versions": [version(request)]})
 
     async def one_version(request: Request) -> Response:

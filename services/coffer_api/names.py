@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
+from urllib.parse import unquote
 
 from coffer_api.bodies import DatabaseSpec, UserSpec
 from coffer_api.problems import bad_request
@@ -48,6 +49,12 @@ def split(spec: Datastore, text: str) -> tuple[str, str]:
             return name, given or ANY_HOST
         return text, ANY_HOST
     return text.removesuffix("@" + ANY_HOST), ANY_HOST
+
+
+def marker(given: str, known: Iterable[str]) -> str:
+    """As it stands; decoded once more where only that is known: some clients encode it twice, as Trove's links do."""
+    decoded = unquote(given)
+    return decoded if decoded != given and decoded in (names := set(known)) and given not in names else given
 
 
 def databases(spec: Datastore, given: Sequence[DatabaseSpec]) -> list[NewDatabase]:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from coffer_api import bodies, documents, instance_rows, names
 from coffer_api.call import Call, Routes, empty, reply
 from coffer_api.filing import Words, changed, need_serving
-from coffer_api.problems import not_found
+from coffer_api.problems import bad_request, not_found
 from coffer_shared import commands
 from coffer_shared.commands import UserArgs, UserFound, UserName
 from coffer_shared.datastore import Datastore, Feature
@@ -32,13 +32,12 @@ async def list_users(call: Call) -> Response:
     limit, marker = call.limit(), _marker(call)
     need_serving(call, row)
     found: list[UserFound] = await call.api.guests.query(row["id"], "users")
-    after = names.split(spec, marker) if marker is not None else None
     rest = sorted((item for item in found if item.name not in spec.reserved_users), key=_order)
+    after = None if marker is None else names.split(spec, names.marker(marker, map(_marker, rest)))
     rest = [item for item in rest if after is None or _order(item) > after]
     more: dict[str, Any] = {}
     if len(rest) > limit:
-        last = rest[limit - 1]
-        more = call.next_links("users", f"instances/{row['id']}/users", limit, f"{last.name}@{last.host}")
+        more = call.next_links("users", f"instances/{row['id']}/users", limit, _marker(rest[limit - 1]))
     return reply({"users": [_view(item) for item in rest[:limit]], **more})
 
 
@@ -46,12 +45,17 @@ async def list_users(call: Call) -> Response:
 async def create_users(call: Call) -> Response:
     """Answered when they exist, or after the time that answers wait. All of them are created or none."""
     row, spec = await _instance(call)
-    given = names.users(spec, (await call.body(bodies.CreateUsers)).users)
-    need_serving(call, row)
-    if not given:
-        return empty()
-    shown = {"names": [item.name for item in given]}
-    return await changed(call, row, "create_users", commands.CreateUsers(given), names=shown)
+    return await _create(call, row, spec, (await call.body(bodies.CreateUsers)).users)
+
+
+@ROUTES.add("POST", _ONE, rule="instance:extension:user:create", body=bodies.CreateUser, status=202, extension=True)
+async def create_user(call: Call) -> Response:
+    """As `create_users`, for one, whose name is in the path, too."""
+    row, spec = await _instance(call)
+    given = (await call.body(bodies.CreateUser)).users
+    if names.split(spec, call.part(3))[0] != given.name:
+        raise bad_request("Validation error: users['name'] is another name than the one in the path.")
+    return await _create(call, row, spec, [given])
 
 
 @ROUTES.add(
@@ -127,6 +131,15 @@ async def revoke_user_access(call: Call) -> Response:
     return await changed(call, row, "revoke", commands.Revoke(name, database, host), words=words)
 
 
+async def _create(call: Call, row: asyncpg.Record, spec: Datastore, wanted: list[bodies.UserSpec]) -> Response:
+    given = names.users(spec, wanted)
+    need_serving(call, row)
+    if not given:
+        return empty()
+    shown = {"names": [item.name for item in given]}
+    return await changed(call, row, "create_users", commands.CreateUsers(given), names=shown)
+
+
 async def _instance(call: Call) -> tuple[asyncpg.Record, Datastore]:
     row = await instance_rows.load(call)
     return row, instance_rows.spec_of(call, row, Feature.USERS)
@@ -162,6 +175,10 @@ def _missing(name: str) -> str:
 
 def _order(user: UserFound) -> tuple[str, str]:
     return user.name, user.host
+
+
+def _marker(user: UserFound) -> str:
+    return f"{user.name}@{user.host}"
 
 
 def _view(user: UserFound) -> dict[str, Any]:

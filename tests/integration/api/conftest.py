@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ from coffer_api.settings import Settings
 from coffer_db import roles
 from coffer_db.catalogue import register
 from coffer_db.database import Database
-from integration.api.service import CATALOGUE, Caller, World, serving, settings, state_dir
+from integration.api.guest import StubGuest, enrol, write_state
+from integration.api.service import CATALOGUE, MASTER, Caller, World, serving, settings, state_dir
+from support.nats_server import NatsServer
 
 if TYPE_CHECKING:
     from support.postgres import Server
@@ -63,3 +66,41 @@ async def api(choose: Callable[..., Settings]) -> AsyncIterator[Caller]:
     """Called as ann, a member of project p1."""
     async with serving(choose(quota_instances=5)) as caller:
         yield caller
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    server = NatsServer.start(tmp_path_factory.mktemp("nats"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def guests_state(tmp_path: Path, nats: NatsServer) -> Path:
+    found = state_dir(tmp_path / "guests-state")
+    write_state(found, nats, MASTER)
+    return found
+
+
+@pytest.fixture
+async def asking(
+    postgres: Server, empty_database: str, world: World, nats: NatsServer, guests_state: Path,
+) -> AsyncIterator[Caller]:
+    """As `api`, connected to the guests."""
+    chosen = settings(postgres.settings(empty_database), guests_state, nats_urls=(nats.url,), operation_wait=3.0)
+    async with serving(chosen) as caller:
+        yield caller
+
+
+@pytest.fixture
+async def guest(asking: Caller, world: World, nats: NatsServer) -> AsyncIterator[StubGuest]:
+    """Of an instance of p1, which it enrolled for."""
+    instance = await world.instance()
+    made = StubGuest(instance, nats)
+    await enrol(world, made)
+    await made.start()
+    while (await asking("GET", f"/instances/{instance}/root")).status == 503:
+        await asyncio.sleep(0.02)  # the service is still connecting
+    made.asked.clear()
+    yield made
+    await made.stop()

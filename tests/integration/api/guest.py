@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from coffer_db.secrets import MasterKey
+from coffer_db.tables import OperationState
 from coffer_shared import identity, keyset, subjects
 from coffer_shared.bus import Delivery, Link, tls_context
 from coffer_shared.commands import DatabaseFound, RootState, UserFound
 from coffer_shared.messages import Answer, Query, Refused, decode_command, encode
 from coffer_shared.seal import KeyPair, Kind, Peer
+from integration.api.service import Answer as Reply
+from integration.api.service import Caller, World
 
 if TYPE_CHECKING:
     from support.nats_server import NatsServer
@@ -82,3 +86,24 @@ class StubGuest:
                 return Refused(code="not_found", text="there is no such user")
             return Answer(result=msgspec.to_builtins(wanted[0]))
         return Answer(result=msgspec.to_builtins(known[question.name]))
+
+
+async def enrol(world: World, guest: StubGuest) -> None:
+    await world.sql(
+        "INSERT INTO guests (instance_id, xpub, agent_version) VALUES (:id, :key, '1') "
+        "ON CONFLICT (instance_id) DO UPDATE SET xpub = excluded.xpub",
+        id=guest.instance, key=guest.keys.public,
+    )
+
+
+async def doing(
+    api: Caller, world: World, method: str, path: str, body: Any = None,
+    state: OperationState = OperationState.SUCCEEDED, **how: Any,
+) -> tuple[Reply, Any]:
+    """Call, end the operation that it files, and give the answer with the operation."""
+    answer = asyncio.create_task(api(method, path, body))
+    while not await world.sql("SELECT 1 FROM operations WHERE state = 'pending'"):
+        assert not answer.done(), (await answer).body
+        await asyncio.sleep(0.01)
+    claimed = await world.finish(state, **how)
+    return await answer, claimed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import string
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -18,8 +17,8 @@ from coffer_shared.commands import UserFound
 from coffer_shared.messages import Engine
 from coffer_shared.seal import KeyPair
 from coffer_shared.wake import receive_wakes
-from integration.api.guest import PROVISIONER, StubGuest, write_state
-from integration.api.service import MASTER, Answer, Caller, World, serving, settings, state_dir
+from integration.api.guest import PROVISIONER, StubGuest, doing, enrol
+from integration.api.service import MASTER, Caller, World, serving, settings, state_dir
 from support.nats_server import NatsServer
 
 if TYPE_CHECKING:
@@ -28,61 +27,9 @@ if TYPE_CHECKING:
 ANN = UserFound("ann", "%", ["shop"])
 
 
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    server = NatsServer.start(tmp_path_factory.mktemp("nats"))
-    yield server
-    server.kill()
-
-
 @pytest.fixture
-def state(tmp_path: Path, nats: NatsServer) -> Path:
-    found = state_dir(tmp_path / "state")
-    write_state(found, nats, MASTER)
-    return found
-
-
-@pytest.fixture
-async def api(
-    postgres: Server, empty_database: str, world: World, nats: NatsServer, state: Path,
-) -> AsyncIterator[Caller]:
-    chosen = settings(postgres.settings(empty_database), state, nats_urls=(nats.url,), operation_wait=3.0)
-    async with serving(chosen) as caller:
-        yield caller
-
-
-@pytest.fixture
-async def guest(api: Caller, world: World, nats: NatsServer) -> AsyncIterator[StubGuest]:
-    instance = await world.instance()
-    made = StubGuest(instance, nats)
-    await enrol(world, made)
-    await made.start()
-    while (await api("GET", f"/instances/{instance}/root")).status == 503:
-        await asyncio.sleep(0.02)  # the service is still connecting
-    made.asked.clear()
-    yield made
-    await made.stop()
-
-
-async def enrol(world: World, guest: StubGuest) -> None:
-    await world.sql(
-        "INSERT INTO guests (instance_id, xpub, agent_version) VALUES (:id, :key, '1') "
-        "ON CONFLICT (instance_id) DO UPDATE SET xpub = excluded.xpub",
-        id=guest.instance, key=guest.keys.public,
-    )
-
-
-async def doing(
-    api: Caller, world: World, method: str, path: str, body: Any = None,
-    state: OperationState = OperationState.SUCCEEDED, **how: Any,
-) -> tuple[Answer, Any]:
-    """Call, end the operation that it files, and give the answer with the operation."""
-    answer = asyncio.create_task(api(method, path, body))
-    while not await world.sql("SELECT 1 FROM operations WHERE state = 'pending'"):
-        assert not answer.done(), (await answer).body
-        await asyncio.sleep(0.01)
-    claimed = await world.finish(state, **how)
-    return await answer, claimed
+def api(asking: Caller) -> Caller:
+    return asking
 
 
 def secret(claimed: Any) -> Any:
@@ -282,13 +229,13 @@ async def test_root_that_cannot_be_enabled_in_time_is_taken_back(api: Caller, wo
     assert (row["id"], row["cancel_requested"]) == (answer.headers["x-coffer-operation"], True)
 
 
-async def test_the_provisioner_is_woken(api: Caller, guest: StubGuest, nats: NatsServer, state: Path):
+async def test_the_provisioner_is_woken(api: Caller, guest: StubGuest, nats: NatsServer, guests_state: Path):
     woken: asyncio.Queue[str] = asyncio.Queue()
     link = Link(
         (nats.url,), nats.service_creds("provisioner", "CTL"), name="p", tls=tls_context(nats.ca_pem),
         inbox="_INBOX.provisioner",
     )
-    trusted = keyset.verify((state / "keyset").read_text(), (state / "root.pub").read_text())
+    trusted = keyset.verify((guests_state / "keyset").read_text(), (guests_state / "root.pub").read_text())
     await receive_wakes(link, PROVISIONER, trusted, woken.put_nowait)
     await link.start()
     await link.ready(10)

@@ -1,0 +1,147 @@
+"""Every command of the unmodified OpenStack client, with each way of authenticating, against the running stack."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from e2e.openstack_commands import ROWS, Outcome, Row, command_of, installed, judged, rows
+from support.openstack_cli import OpenStack, Said
+from support.stack import Stack, eventually
+
+
+def basic(stack: Stack, admin: bool) -> dict[str, str]:
+    known = stack.clients["users"]["admin" if admin else "demo"]
+    return {
+        "OS_AUTH_TYPE": "http_basic", "OS_ENDPOINT": known["endpoint"], "OS_USERNAME": known["user"],
+        "OS_PASSWORD": known["password"],
+    }
+
+
+WAYS: dict[str, Callable[[Stack, bool], dict[str, str]]] = {"http_basic": basic}
+
+
+@dataclass
+class Clients:
+    way: str
+    member: OpenStack
+    admin: OpenStack
+    known: dict[str, str] = field(default_factory=dict)
+    """What stands for the words in braces."""
+
+    def fill(self, text: str) -> str:
+        for name, words in LOOKED_UP.items():
+            if f"{{{name}}}" in text and name not in self.known:
+                client = self.admin if name == "made_version" else self.member
+                self.known[name] = looked_up(client, self.fill(words))
+        return text.format_map(self.known)
+
+    def run(self, row: Row) -> Said:
+        return (self.admin if row.admin else self.member)(*shlex.split(self.fill(row.words)))
+
+    def wait(self, until: str) -> None:
+        what, *rest = until.split()
+        if what == "ready":
+            eventually(lambda: self._states(rest[0]) == ("ACTIVE", "HEALTHY"), within=180, what=until)
+        elif what == "complete":
+            eventually(
+                lambda: self.member.json("database", "backup", "show", rest[0])["status"] == "COMPLETED", within=120,
+                what=until,
+            )
+        else:
+            kind, name = rest
+            eventually(
+                lambda: name not in {i["Name"] for i in self.member.json("database", kind, "list")}, within=120,
+                what=until,
+            )
+
+    def tidy(self) -> None:
+        """What a row that failed has left behind."""
+        for item in self.member.json("database", "instance", "list"):
+            if item["Name"].endswith(self.known["t"]):
+                self.member("database", "instance", "delete", item["ID"])
+
+    def _states(self, name: str) -> tuple[str, str]:
+        shown = self.member.json("database", "instance", "show", name)
+        assert shown["status"] != "ERROR", shown.get("fault")
+        return shown["status"], shown["operating_status"]
+
+
+LOOKED_UP: Mapping[str, str] = {
+    "version": "datastore version list postgresql 17", "desk": "database instance list desk-{t}",
+    "group": "database configuration list group-{t}", "backup": "database backup list full-{t}",
+    "made_version": "datastore version list ds-{t} 1-{t}",
+}
+"""The list in which an id is found, and the name that has it."""
+
+
+def looked_up(client: OpenStack, words: str) -> str:
+    *command, name = words.split()
+    return str(next(item["ID"] for item in client.json(*command) if item["Name"] == name))
+
+
+@pytest.fixture(params=list(WAYS))
+def clients(request: pytest.FixtureRequest, stack: Stack, tmp_path: Path) -> Iterator[Clients]:
+    environ = WAYS[request.param]
+    found = Clients(request.param, OpenStack(environ(stack, False)), OpenStack(environ(stack, True)), {
+        "t": secrets.token_hex(3), "password": secrets.token_urlsafe(12), "scratch": str(tmp_path / "log"),
+        "project": "5b1ee000-0000-4000-8000-" + secrets.token_hex(6),
+    })
+    yield found
+    found.tidy()
+    found.member.close()
+    found.admin.close()
+
+
+def test_no_command_of_the_client_is_forgotten():
+    known = installed()
+    assert len(known) >= 84
+    assert {command_of(row.words, known) for row in ROWS} == known
+
+
+@pytest.mark.timeout(400)
+def test_every_command(clients: Clients, capsys: pytest.CaptureFixture[str]):
+    """Goes on after a row that fails, and says at the end how each command did."""
+    known, scores, wrong = installed(), dict[str, list[str]](), list[str]()
+    for row in rows(clients.way):
+        try:
+            said = clients.run(row)
+            why = judged(row, said.status, said.text, clients.fill(row.says))
+            detail = said.text.strip()[-300:]
+            if not why and row.until:
+                clients.wait(clients.fill(row.until))
+        except (AssertionError, StopIteration, KeyError) as error:
+            why, detail = "could not be run", repr(error)[-300:]
+        scores.setdefault(command_of(row.words, known), []).append(why or row.outcome.value)
+        if why:
+            wrong.append(f"{row.words}: {why}: {detail}")
+    with capsys.disabled():
+        good = sum(map(_good, scores.values()))
+        print(f"\n{clients.way}: {good} of {len(scores)} commands do as they should")
+        for command in sorted(scores):
+            print(f"    {command:42} {'; '.join(dict.fromkeys(scores[command]))}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_command_itself(stack: Stack):
+    """Once as it is typed, in a process of its own."""
+    import os
+
+    openstack = Path(sys.executable).with_name("openstack")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
+    done = subprocess.run(
+        [openstack, "datastore", "list", "-f", "value", "-c", "Name"], env={**plain, **basic(stack, False)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "postgresql\n"), done.stderr
+
+
+def _good(found: list[str]) -> bool:
+    return set(found) <= {outcome.value for outcome in Outcome}
