@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote
 
 import asyncpg
 from starlette.responses import Response
@@ -29,7 +28,7 @@ _ACCESS = _ONE + "/databases"
 @ROUTES.add("GET", _PATH, rule="instance:extension:user:index", reply=documents.Users, paged=True, errors=(422,))
 async def list_users(call: Call) -> Response:
     row, spec = await _instance(call)
-    limit, marker = call.limit(), _marker(call)
+    limit, marker = call.limit(), call.marker()
     need_serving(call, row)
     found: list[UserFound] = await call.api.guests.query(row["id"], "users")
     rest = sorted((item for item in found if item.name not in spec.reserved_users), key=_order)
@@ -143,12 +142,6 @@ async def _create(call: Call, row: asyncpg.Record, spec: Datastore, wanted: list
 async def _instance(call: Call) -> tuple[asyncpg.Record, Datastore]:
     row = await instance_rows.load(call)
     return row, instance_rows.spec_of(call, row, Feature.USERS)
-
-
-def _marker(call: Call) -> str | None:
-    """`name@host`. Trove's links encode it twice; one of ours always has a plain @, so the two can be told apart."""
-    marker = call.marker()
-    return unquote(marker) if marker is not None and "@" not in marker and "%40" in marker else marker
 
 
 def _user(call: Call, spec: Datastore) -> tuple[str, str]:

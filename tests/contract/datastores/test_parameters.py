@@ -1,4 +1,4 @@
-"""The shipped lists of parameters against what running servers of those versions say, and the defaults that are told."""
+"""The shipped lists of parameters against what running servers of those versions say, and the defaults told."""
 
 from __future__ import annotations
 

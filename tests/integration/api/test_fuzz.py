@@ -37,9 +37,10 @@ BODIES = st.one_of(
     st.builds(lambda more: {"backup": BACKUP | more}, st.dictionaries(KEYS, VALUES, max_size=3)),
     st.builds(lambda key, value: {key: value}, KEYS, VALUES),
 )
+_PARTS_OF_PATHS = ("version", "name", "quota_project")
 ROUTES = [
-    (method, path.format(id=INSTANCE, user="ann", **dict.fromkeys(("version", "name"), "x")))
-    for module in app._MODULES for method, path, _, _, extra in module._declared if "requestBody" in extra
+    (of.method, of.path.format(id=INSTANCE, user="ann", **dict.fromkeys(_PARTS_OF_PATHS, "x")))
+    for module in app._MODULES for of in module._declared if "requestBody" in of.document
 ]
 """All that take a body."""
 PARTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
