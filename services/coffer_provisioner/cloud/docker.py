@@ -54,8 +54,10 @@ class DockerCloud:
         self._machines = Machines(self._engine, self._marks, reservations, self._networks, settings)
         self._public = PublicAddresses(self._engine, self._marks, reservations, settings)
 
-    async def ensure_port(self, tags: Tags, *, network: str | None, address: str | None) -> Port:
-        return await self._networks.ensure_port(tags, network, address)
+    async def ensure_port(
+        self, tags: Tags, *, network: str | None, address: str | None, subnet: str | None = None,
+    ) -> Port:
+        return await self._networks.ensure_port(tags, network, address, subnet)
 
     async def ensure_volume(self, tags: Tags, *, gib: int, volume_type: str | None) -> Volume:  # noqa: ARG002
         """One host has one kind of disk, so the type says nothing here."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_address
+from uuid import UUID
 
 from coffer_provisioner.cloud.docker_engine import Description, Engine
 from coffer_provisioner.cloud.docker_labels import (
@@ -29,7 +30,7 @@ from coffer_provisioner.cloud.docker_labels import (
 from coffer_provisioner.cloud.docker_reservations import Reservations
 from coffer_provisioner.cloud.interface import CloudBusy, CloudRefused, Port, Tags
 
-_NETWORK_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_NETWORK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PLAIN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9-]{0,63}")
 _TRIES = 10
 
@@ -69,10 +70,10 @@ class TenantNetworks:
         self._reservations = reservations
         self._pool = IPv4Network(pool)
 
-    async def ensure_port(self, tags: Tags, network: str | None, address: str | None) -> Port:
+    async def ensure_port(self, tags: Tags, network: str | None, address: str | None, subnet: str | None) -> Port:
         claim = await self._reservations.held(tags, Kind.ADDRESS, owner=tags.instance)
         if claim is None:
-            found = await self._given(tags, network) if network else await self._project_network(tags)
+            found = await self._wanted(tags, network, subnet)
             wanted = [_asked_for(found, address)] if address else found.free_for_machines()
             claim = await self._reservations.take(
                 tags, Kind.ADDRESS, wanted, owner=tags.instance,
@@ -80,7 +81,7 @@ class TenantNetworks:
                 none_left=CloudRefused("address_taken", f"{address} is in use on this network") if address
                 else CloudRefused("no_address", "the network has no address left"),
             )
-        return Port(claim[HOLDS], (await self._network_of(tags, claim)).id)
+        return Port(claim[HOLDS], uuid_of((await self._network_of(tags, claim)).id))
 
     async def network_of(self, tags: Tags) -> tuple[TenantNetwork, str]:
         """The instance's network, made again with the same range if it was lost, and its address there."""
@@ -122,9 +123,16 @@ class TenantNetworks:
             raise CloudRefused("no_subnet", f"the project's network was lost, and {network.subnet} is its range now")
         return network
 
+    async def _wanted(self, tags: Tags, network: str | None, subnet: str | None) -> TenantNetwork:
+        """A Docker network has one range of addresses, so its subnet goes by the same id."""
+        if network is not None and subnet is not None and network != subnet:
+            raise CloudRefused("no_subnet", f"the network {network[:64]} has no subnet {subnet[:64]}")
+        asked = network or subnet
+        return await self._project_network(tags) if asked is None else await self._given(tags, asked)
+
     async def _given(self, tags: Tags, network: str) -> TenantNetwork:
         """A network that the tenant names. It must carry the project's label, and not another stack's."""
-        found = await self._engine.network(network) if _NETWORK_ID.fullmatch(network) else None
+        found = await self._engine.network(network.replace("-", "")) if _NETWORK_ID.fullmatch(network) else None
         labels = labels_of(found) if found else {}
         ours = labels.get(STACK, self._marks.stack) == self._marks.stack
         if found is None or labels.get(PROJECT) != tags.project or not ours:
@@ -181,6 +189,11 @@ def _owner(project: str) -> str:
     if _PLAIN.fullmatch(project):
         return project
     return "project-" + hashlib.sha256(project.encode()).hexdigest()[:24]
+
+
+def uuid_of(network: str) -> str:
+    """The id under which tenants know a Docker network: the first half of its own, which Docker takes for the whole."""
+    return str(UUID(hex=network[:32]))
 
 
 def _asked_for(network: TenantNetwork, address: str) -> str:

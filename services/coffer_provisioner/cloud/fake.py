@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, ip_network
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from uuid import uuid4
 
 from coffer_provisioner.cloud.interface import (
     CloudBusy,
@@ -95,7 +96,7 @@ class World:
         subnet = next((s for s in IPv4Network(self.pool).subnets(new_prefix=24) if s not in used), None)
         if subnet is None:
             raise CloudRefused("no_network", "no range is left for another project's network")
-        network = _Network(self.new_id("network"), project, subnet, made_for)
+        network = _Network(str(uuid4()), project, subnet, made_for)
         stack.networks[network.id] = network
         return network
 
@@ -162,10 +163,14 @@ class FakeCloud:
     # --- the interface ---
 
     @_call
-    def ensure_port(self, tags: Tags, *, network: str | None, address: str | None) -> Port:
+    def ensure_port(
+        self, tags: Tags, *, network: str | None, address: str | None, subnet: str | None = None,
+    ) -> Port:
         if tags.instance in self._mine.ports:
             return self._mine.ports[tags.instance][1]
-        found = self._network(tags, network)
+        if network is not None and subnet is not None and network != subnet:
+            raise CloudRefused("no_subnet", f"the network {network} has no subnet {subnet}")
+        found = self._network(tags, network or subnet)
         if address is not None and address not in {str(host) for host in found.subnet.hosts()}:
             raise CloudRefused("no_subnet", f"{address} is not in {found.subnet}")
         taken = {port.address for _, port in self._mine.ports.values()} | {str(found.subnet[1])}

@@ -47,7 +47,7 @@ class Port:
 
     address: str
     network: str
-    """Id of the tenant network, as `addresses` shows it."""
+    """Id of the tenant network, a UUID, as `addresses` shows it and as a tenant asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,11 @@ class Resource:
 
 
 class Cloud(Protocol):
-    async def ensure_port(self, tags: Tags, *, network: str | None, address: str | None) -> Port:
-        """Reserve an address on the tenant network `network` (None: the project's own, made when missing).
+    async def ensure_port(
+        self, tags: Tags, *, network: str | None, address: str | None, subnet: str | None = None,
+    ) -> Port:
+        """Reserve an address on the tenant network `network`, in its `subnet` if that is given, which is enough to
+        find the network (neither: the project's own, made when missing).
 
         CloudRefused `address_taken` or `no_network`, `no_subnet` when what was asked for cannot be had."""
         ...

@@ -45,7 +45,9 @@ async def check_backup(job: Job, to: Reach) -> Outcome:
 async def ensure_port(job: Job, to: Reach) -> Outcome:
     row = await to.records.instance(job.instance)
     wanted = row["nics"][0] if row["nics"] else {}
-    port = await to.cloud.ensure_port(tags(job), network=wanted.get("network"), address=wanted.get("address"))
+    port = await to.cloud.ensure_port(
+        tags(job), network=wanted.get("network"), address=wanted.get("address"), subnet=wanted.get("subnet"),
+    )
     job.context["address"], job.context["network"] = port.address, port.network
     await to.records.set_instance(
         job.instance, addresses=[{"address": port.address, "type": "private", "network": port.network}],

@@ -11,6 +11,7 @@ from typing import Protocol
 import pytest
 
 from coffer_provisioner.cloud.docker import DockerCloud, DockerSettings
+from coffer_provisioner.cloud.docker_networks import uuid_of
 from coffer_provisioner.cloud.fake import FakeCloud, World
 from coffer_provisioner.cloud.interface import Cloud, MachineSpec, MachineState, Port, Tags, Volume
 
@@ -86,7 +87,7 @@ class DockerSite:
     def add_network(self, project: str) -> str:
         made = docker("network", "create", "--label", f"coffer.project={project}", f"{self.run}-{project}-own")
         self.networks.append(made)
-        return made
+        return uuid_of(made)
 
     async def stop_machine(self, instance: str) -> None:
         docker("stop", "-t", "1", self.container(instance))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import uuid4
 
 import pytest
 
@@ -85,8 +86,12 @@ async def test_a_network_of_the_tenants_own(site: Site) -> None:
         assert refused.value.code == "no_network"
     await cloud.drop_port(one.instance)
     assert site.left_over() == [], "the tenant's network is not Coffer's to drop"
-    again = await cloud.ensure_port(one.tags, network=network, address=None)
-    assert again.network == network
+    again = await cloud.ensure_port(one.tags, network=None, address=None, subnet=network)
+    assert again.network == network, "a subnet is enough to find its network"
+    for subnet in (str(uuid4()), port.network.replace(port.network[0], "z")):
+        with pytest.raises(CloudRefused) as refused:
+            await cloud.ensure_port(Wanted("p-1").tags, network=network, address=None, subnet=subnet)
+        assert refused.value.code == "no_subnet"
 
 
 async def test_a_volume(site: Site) -> None:

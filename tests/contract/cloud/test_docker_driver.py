@@ -274,14 +274,15 @@ async def test_machines_of_different_projects_do_not_reach_each_other(docker_sit
 async def test_a_tenant_network_that_was_lost_is_made_again(docker_site: DockerSite) -> None:
     cloud, one = docker_site.door(), Wanted()
     spec = await one.make(cloud)
-    before = inspect(spec.port.network)["IPAM"]["Config"][0]["Subnet"]
+    network = spec.port.network.replace("-", "")
+    before = inspect(network)["IPAM"]["Config"][0]["Subnet"]
     await docker_site.stop_machine(one.instance)
-    docker("network", "rm", spec.port.network)
+    docker("network", "rm", network)
     machine = await cloud.ensure_machine(spec)
     assert machine.state is MachineState.ACTIVE
     port = await cloud.ensure_port(one.tags, network=None, address=None)
     assert port.address == spec.port.address
-    assert inspect(port.network)["IPAM"]["Config"][0]["Subnet"] == before
+    assert inspect(port.network.replace("-", ""))["IPAM"]["Config"][0]["Subnet"] == before
     found = inspect(docker_site.container(one.instance))["NetworkSettings"]["Networks"]
     assert spec.port.address in {network["IPAddress"] for network in found.values()}
 
