@@ -16,19 +16,23 @@ from starlette.types import ASGIApp
 from coffer_api import (
     backup_strategies,
     backups,
+    configurations,
     databases,
     discovery,
     documents,
     elsewhere,
     followed,
     instance_actions,
+    instance_configuration,
     instances,
     limits,
     mgmt_actions,
     mgmt_instances,
+    mgmt_parameters,
     mgmt_quotas,
     mgmt_versions,
     offers,
+    parameters,
     root,
     users,
 )
@@ -44,9 +48,10 @@ from coffer_shared.errors import GuestSilent, Refused, TryAgain
 from coffer_shared.messages import Failure
 
 _MODULES = (
-    instances.ROUTES, instance_actions.ROUTES, databases.ROUTES, users.ROUTES, root.ROUTES, backups.ROUTES,
-    backup_strategies.ROUTES, followed.ROUTES, offers.ROUTES, offers.FLAVORS, limits.ROUTES, mgmt_instances.ROUTES,
-    mgmt_actions.ROUTES, mgmt_quotas.ROUTES, mgmt_versions.ROUTES, elsewhere.ROUTES,
+    instances.ROUTES, instance_actions.ROUTES, instance_configuration.ROUTES, databases.ROUTES, users.ROUTES,
+    root.ROUTES, backups.ROUTES, backup_strategies.ROUTES, configurations.ROUTES, parameters.ROUTES, followed.ROUTES,
+    offers.ROUTES, offers.FLAVORS, limits.ROUTES, mgmt_instances.ROUTES, mgmt_actions.ROUTES, mgmt_quotas.ROUTES,
+    mgmt_versions.ROUTES, mgmt_parameters.ROUTES, elsewhere.ROUTES,
 )
 _DESCRIPTION = """\
 Database instances on demand: the OpenStack Trove v1.0 API, with operations that can be followed.

@@ -159,7 +159,7 @@ class RestorePoint(Body):
 
 
 class InstanceSpec(Body):
-    """What is asked for; the last four are of later releases and answered 501 when they say something."""
+    """What is asked for; the last four are of later releases and refused when they say something."""
 
     name: Nes
     flavor_ref: FlavorRef | None = Field(None, alias="flavorRef")

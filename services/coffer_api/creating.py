@@ -13,12 +13,22 @@ from sqlalchemy import insert
 from sqlmodel import SQLModel
 from starlette.responses import Response
 
-from coffer_api import backup_rows, filing, instance_rows, names, quotas, restoring, views
-from coffer_api.bodies import CreateInstance, InstanceSpec
+from coffer_api import (
+    backup_rows,
+    filing,
+    instance_configuration,
+    instance_rows,
+    names,
+    quotas,
+    restoring,
+    versions,
+    views,
+)
+from coffer_api.bodies import CreateInstance, DatastoreSpec, InstanceSpec
 from coffer_api.call import Call, reply
 from coffer_api.identity import allowed
 from coffer_api.instance_rows import UUID
-from coffer_api.problems import Problem, bad_request, not_found, not_in_this_release, over_limit
+from coffer_api.problems import Problem, bad_request, not_in_this_release, over_limit
 from coffer_db import operations
 from coffer_db.operations import NewOperation, Replayed
 from coffer_shared.commands import NewDatabase, UserArgs
@@ -26,7 +36,7 @@ from coffer_shared.datastore import Datastore, Feature
 
 CREATE_WITHIN = timedelta(minutes=20)
 RESTORE_WITHIN = timedelta(hours=6)
-_LATER = ("configuration", "modules")
+_LATER = ("modules",)
 _NOTHING: tuple[Any, ...] = (None, [], "", {})
 _OF_THE_SOURCE = ("flavor_ref", "flavor", "datastore", "volume", "locality", "databases", "users")
 """What a replica takes from its source."""
@@ -121,6 +131,7 @@ async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
         _need(call, datastore, Feature.USERS, "instance:extension:user:create")
     databases = names.databases(datastore, spec.databases)
     users = names.users(datastore, spec.users, frozenset(item.name for item in databases))
+    await instance_configuration.refuse(call, version["id"], spec.configuration)
     instance = str(uuid.uuid4())
     row = _row(call, spec, instance)
     row |= {"flavor_id": version["flavor"], "datastore_version_id": version["id"], "volume_gib": spec.volume.size,
@@ -201,32 +212,11 @@ def _need_association(version: asyncpg.Record, spec: InstanceSpec) -> None:
 def _version(
     rows: list[asyncpg.Record], spec: InstanceSpec, default: str, backup: asyncpg.Record | None,
 ) -> asyncpg.Record:
-    """The datastore version that was asked for, by names or ids, or the default; that of the backup to restore."""
-    asked = spec.datastore
+    """The datastore version that was asked for, or the default; that of the backup to restore."""
     if backup is not None:
-        return restoring.version(rows, asked, backup)
-    kind = (asked.type if asked else None) or default
-    if not kind:
-        raise bad_request("Please specify a datastore: there is no default.")
-    mine = [row for row in rows if kind in {row["datastore"], row["datastore_id"]}]
-    if not mine:
-        raise not_found(f"Datastore '{kind}' cannot be found.")
-    name = asked.version if asked else None
-    if name is None and (asked is None or asked.version_number is None):
-        mine = [row for row in mine if row["id"] == row["default_version_id"] and row["active"]]
-        if not mine:
-            raise bad_request(f"Default version for datastore '{kind}' not found.")
-    if name is not None:
-        mine = [row for row in mine if row["name"] == name or row["id"] == name.lower()]
-    if asked is not None and asked.version_number is not None:
-        mine = [row for row in mine if row["version"] == asked.version_number]
-    mine = [row for row in mine if row["active"]]
-    if not mine:
-        raise bad_request(f"Datastore version '{name or (asked and asked.version_number) or ''}' cannot be found.")
-    if len(mine) > 1:
-        other = "version_number" if name else "version"
-        raise bad_request(f"Several versions of datastore '{kind}' are meant by that: give {other} too.")
-    return mine[0]
+        return restoring.version(rows, spec.datastore, backup)
+    asked = spec.datastore or DatastoreSpec()
+    return versions.choose(rows, asked.type or default, asked.version, asked.version_number)
 
 
 def _need(call: Call, datastore: Datastore, feature: Feature, rule: str) -> None:

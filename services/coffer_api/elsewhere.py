@@ -18,14 +18,6 @@ ROUTES = Routes("not in this release")
 
 _ABSENT = (
     # what, methods, paths
-    ("Configuration groups", "POST", ("/configurations",)),
-    ("Configuration of instances", "GET", ("/instances/{id}/configuration",)),
-    ("Configuration parameters", "GET", (
-        "/datastores/{datastore}/versions/{version}/parameters",
-        "/datastores/{datastore}/versions/{version}/parameters/{name}",
-        "/datastores/versions/{version}/parameters",
-        "/datastores/versions/{version}/parameters/{name}",
-    )),
     ("Logs of instances", "GET POST", ("/instances/{id}/log",)),
     ("Certificates", "GET POST", ("/instances/{id}/ssl",)),
     ("Modules", "GET POST", ("/instances/{id}/modules",)),
@@ -34,19 +26,10 @@ _ABSENT = (
     ("Clusters", "POST", ("/clusters",)),
     ("Management of instances", "POST", ("/mgmt/instances/{id}/upgrade",)),
     ("Management of instances", "GET", ("/mgmt/instances/{id}/hwinfo", "/mgmt/instances/{id}/diagnostics")),
-    ("Configuration parameters", "GET POST", ("/mgmt/datastores/versions/{version}/parameters",)),
-    ("Configuration parameters", "GET PUT DELETE", ("/mgmt/datastores/versions/{version}/parameters/{name}",)),
 )
-_EMPTY = (
-    ("configurations", "configuration:index"), ("clusters", "cluster:index"), ("modules", "module:index"),
-    ("mgmt/clusters", MANAGEMENT),
-)
+_EMPTY = (("clusters", "cluster:index"), ("modules", "module:index"), ("mgmt/clusters", MANAGEMENT))
 _NONE_OF = (
     # the sentence, the path of one item, then methods and paths below it
-    (
-        "Configuration group with ID {} could not be found.", "/configurations/{id}",
-        (("DELETE", ""), ("PUT", ""), ("PATCH", ""), ("GET", "/instances")),
-    ),
     (
         "Cluster '{}' cannot be found.", "/clusters/{id}",
         (("DELETE", ""), ("POST", ""), ("GET", "/root"), ("POST", "/root"), ("GET", "/instances/{instance}")),

@@ -22,7 +22,8 @@ SELECT = """
            i.allowed_cidrs::text AS allowed_cidrs, i.addresses::text AS addresses, i.locality, i.server_id,
            i.volume_id, i.root_enabled_at, i.failed, i.fault_message, i.fault_details,
            i.fault_at, i.created_at, i.updated_at, d.name AS datastore, v.name AS version, v.version AS number,
-           v.manager, CASE WHEN v.backup_image_digest <> '' THEN v.backup_image END AS backup_image,
+           v.id AS version_id, v.manager,
+           CASE WHEN v.backup_image_digest <> '' THEN v.backup_image END AS backup_image,
            h.engine, h.received_at,
            CASE WHEN i.reset_at IS NULL OR h.received_at > i.reset_at THEN
                extract(epoch FROM now() - h.received_at)::float8 END AS age,

@@ -9,7 +9,7 @@ import asyncpg
 from sqlalchemy import text
 from starlette.responses import Response
 
-from coffer_api import creating, documents, filing, instance_rows, views
+from coffer_api import creating, documents, filing, instance_configuration, instance_rows, views
 from coffer_api.bodies import CreateInstance, EditInstance, InstanceChange, InstanceEdit, UpdateInstance
 from coffer_api.call import Call, Routes, empty, reply
 from coffer_api.filing import accepted
@@ -110,11 +110,12 @@ def _created(row: asyncpg.Record) -> Any:
 
 async def _update(call: Call, wanted: InstanceEdit) -> Response:
     given = wanted.model_fields_set
-    later = given - {"name", "access"}
+    later = given - {"name", "access", "configuration"}
     if len(given - {"name"}) > 1:
         raise bad_request("Only one attribute (except 'name') is allowed to update.")
     row = await instance_rows.load(call)
-    if given <= {"configuration"} and wanted.configuration is None:
+    await instance_configuration.refuse(call, row["version_id"], wanted.configuration)
+    if given <= {"configuration"}:
         return empty()  # it asks to detach the configuration: none can be attached, so there is nothing to do
     if later:
         raise not_in_this_release(f"Changing {', '.join(sorted(later))}")

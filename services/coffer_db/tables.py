@@ -111,6 +111,9 @@ class ConfigurationParameter(SQLModel, table=True):
     """A setting of a datastore version that tenants may choose."""
 
     __tablename__ = "configuration_parameters"
+    __table_args__ = (
+        Index("uq_configuration_parameters_name", "version_id", text("lower(name)"), unique=True),
+    )
     version_id: str = Field(primary_key=True, foreign_key="datastore_versions.id")
     name: str = Field(primary_key=True)
     data_type: str

@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 
 import coffer_datastores
-from coffer_db import catalogue, datastore_versions, roles
+from coffer_db import catalogue, datastore_versions, parameters, roles
 from coffer_db import migrate as schema
-from coffer_db.catalogue import Catalogue, DatastoreOffer, VersionOffer, register
+from coffer_db.catalogue import Catalogue, DatastoreOffer, VersionOffer, register, version_id
 from coffer_db.database import Database, DatabaseSettings
 
 
 async def migrate(state: Path) -> None:
-    """Schema first, then the roles whose rights are on it, then what is on offer."""
+    """Schema first, then the roles whose rights are on it, then what is on offer, with its parameters."""
     chosen = settings(state)
     await schema.upgrade(chosen.url())
     passwords = msgspec.json.decode((state / "role-passwords.json").read_bytes(), type=dict[str, str])
@@ -30,6 +30,10 @@ async def migrate(state: Path) -> None:
             await connection.close()
         async with db.begin() as session:
             await register(session, _catalogue())
+            for datastore in _catalogue().datastores:
+                for version in datastore.versions:
+                    listed = coffer_datastores.parameters(version.manager, version.name)
+                    await parameters.offer(session, version_id(datastore.name, version), listed)
     finally:
         await db.close()
     sys.stdout.write(f"The database is at revision {schema.newest()}.\n")

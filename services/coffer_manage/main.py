@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from coffer_manage import foundation, master_key, object_store, offers, projects
+from coffer_manage import foundation, master_key, object_store, offers, parameters, projects
 from coffer_shared.errors import CofferError
 
 
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         action.set_defaults(run=run)
 
     offers.declare(commands)
+    parameters.declare(commands)
     projects.declare(commands)
     return parser
 

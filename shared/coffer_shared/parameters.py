@@ -18,7 +18,7 @@ from coffer_shared.errors import Refused
 MAX_NAME = 128
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]+")
 _BAD = "bad_parameters"
-_ENDS = ("min", "max")
+_INT = 2**63
 
 
 class ParameterType(StrEnum):
@@ -81,8 +81,10 @@ def is_name(text: str) -> bool:
 def _wrong(given: Parameter) -> str | None:
     if not is_name(given.name):
         return "not a possible name"
-    if given.type is ParameterType.INTEGER and any(isinstance(getattr(given, end), float) for end in _ENDS):
+    if given.type is ParameterType.INTEGER and any(isinstance(end, float) for end in (given.min, given.max)):
         return "min and max of an integer are integers"
+    if any(isinstance(end, int) and not -_INT <= end < _INT for end in (given.min, given.max, given.default)):
+        return "integers have 64 bits"
     if given.type in NUMERIC and given.min is not None and given.max is not None and given.min > given.max:
         return "min is greater than max"
     if given.choices and given.type is not ParameterType.STRING:

@@ -1,4 +1,7 @@
-"""The shipped lists of parameters against what running servers of those versions say, and the defaults told."""
+"""The shipped lists of parameters, and the defaults that are told, against what running servers say.
+
+The lists are made by deploy/parameters/.
+"""
 
 from __future__ import annotations
 

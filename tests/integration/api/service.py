@@ -20,9 +20,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import SQLModel
 from yarl import URL
 
+import coffer_datastores
 from coffer_api.main import running
 from coffer_api.settings import Settings
-from coffer_db import operations
+from coffer_db import operations, parameters
 from coffer_db.catalogue import Catalogue, DatastoreOffer, FlavorOffer, VersionOffer, version_id
 from coffer_db.database import Database, DatabaseSettings
 from coffer_db.operations import Turned
@@ -39,6 +40,7 @@ CATALOGUE = Catalogue(
     (FlavorOffer("1", "tiny", 0.5, 512), FlavorOffer("gold", "large", 2, 4096)),
 )
 VERSION = version_id("postgresql", NOW_17)
+OLD_VERSION = version_id("postgresql", OLD)
 MASTER = MasterKey.generate()
 GIB = 1024**3
 USERS = {
@@ -168,6 +170,21 @@ class World:
             "UPDATE backups SET updated_at = now() - make_interval(secs => :age) WHERE id = :id", id=backup, age=age,
         )
         return backup
+
+    async def parameters(self, version: str = VERSION) -> None:
+        """Those that are shipped for PostgreSQL 17."""
+        async with self.db.begin() as session:
+            await parameters.record(session, version, coffer_datastores.parameters("postgresql", "17"))
+
+    async def configuration(self, values: dict[str, Any] | None = None, *, project: str = "p1", **more: Any) -> str:
+        group = str(uuid4())
+        row = {
+            "id": group, "project_id": project, "name": "tuned", "datastore_version_id": VERSION,
+            "values": values or {}, **more,
+        }
+        async with self.db.begin() as session:
+            await session.execute(insert(SQLModel.metadata.tables["configurations"]).values(**row))
+        return group
 
     async def beat(self, instance: str, engine: Engine = Engine.HEALTHY, *, age: float = 0.0, **more: Any) -> None:
         volume = VolumeFacts(total_bytes=2 * GIB, used_bytes=GIB // 2)

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import subprocess
-import sys
 
+from integration.api.client import openstack
 from integration.api.service import VERSION, Caller, World
-
-CLI = """
-import json, sys
-from openstackclient.shell import OpenStackShell
-for words in json.load(sys.stdin):
-    status = OpenStackShell().run(words)
-    print(f"\\n--- {status}", flush=True)
-"""
 
 
 async def test_a_life_of_backups_by_hand(api: Caller, world: World):
     instance = await world.instance(name="shop")
     every = [await world.backup(instance, name=f"old-{n}", age=60 + n) for n in range(25)]
     form = ["-f", "json"]
-    said = await _openstack(
+    said = await openstack(
         api,
         ["database", "backup", "create", "fresh", "--instance", "shop", "--description", "words", *form],
         ["database", "backup", "list", *form],
@@ -53,22 +42,3 @@ async def test_a_life_of_backups_by_hand(api: Caller, world: World):
     assert [status for status, _ in said] == [0] * 9 + [1, 1]
     assert "HTTP 501" in said[9][1]
     assert "HTTP 403" in said[10][1]
-
-
-async def _openstack(api: Caller, *commands: list[str]) -> list[tuple[int, str]]:
-    environ = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("OS_")},
-        "OS_AUTH_TYPE": "http_basic", "OS_ENDPOINT": f"{api.base}/v1.0/p1", "OS_USERNAME": "ann",
-        "OS_PASSWORD": "ann-password", "PYTHONWARNINGS": "ignore",
-    }
-
-    def run() -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", CLI], input=json.dumps(commands), env=environ, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, check=True, timeout=100,
-        )
-        return done.stdout
-
-    parts = (await asyncio.to_thread(run)).split("\n--- ")
-    said = [parts[0], *(part.partition("\n")[2] for part in parts[1:-1])]
-    return [(int(part.partition("\n")[0]), text) for text, part in zip(said, parts[1:], strict=True)]

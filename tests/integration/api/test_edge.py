@@ -179,13 +179,13 @@ async def test_flavors_and_datastores(api: Caller):
 
 async def test_what_this_release_has_not(api: Caller, world: World):
     instance = await world.instance()
-    for key in ("clusters", "configurations", "modules"):
+    for key in ("clusters", "modules"):
         assert (await api("GET", f"/{key}")).must(200) == {key: []}
         assert (await api("GET", f"/{key}/some")).status == 404
         assert (await api("POST", f"/{key}", {})).status == 501
     for method, path in [
         ("GET", f"/instances/{instance}/log"), ("POST", f"/instances/{instance}/ssl"),
-        ("GET", f"/instances/{instance}/configuration"), ("GET", f"/instances/{instance}/modules"),
+        ("GET", f"/instances/{instance}/modules"),
     ]:
         answer = await api(method, path)
         assert (answer.status, set(answer.body)) == (501, {"notImplemented"})

@@ -104,7 +104,8 @@ BAD: dict[str, tuple[Any, int, str]] = {
     "restore": (good(restorePoint={"backupRef": UNKNOWN}), 404, f"Backup {UNKNOWN} cannot be found."),
     "restore of nothing": (good(restorePoint={}), 400, "backupRef"),
     "restore of a name": (good(restorePoint={"backupRef": "nightly"}), 400, "backupRef"),
-    "configuration": (good(configuration=UNKNOWN), 501, "configuration"),
+    "configuration": (good(configuration=UNKNOWN), 404, f"Configuration group id: {UNKNOWN} could not be found."),
+    "configuration number": (good(configuration=1), 400, "configuration"),
     "modules": (good(modules=[{"id": UNKNOWN}]), 501, "modules"),
     "reserved database": (good(databases=[{"name": "template1"}]), 400, "reserved"),
     "same database": (good(databases=[{"name": "a"}, {"name": "a"}]), 400, "twice"),
@@ -221,7 +222,7 @@ async def test_what_is_changed_later(api: Caller, world: World):
     (await api("PATCH", path, {"instance": {"name": "three"}})).must(202)
     assert (await api("PUT", path, {"instance": {}})).status == 202
     assert (await api("PUT", path, {"instance": {"configuration": None}})).status == 202
-    for key, value in [("configuration", UNKNOWN), ("replica_of", ""), ("datastore_version", "18")]:
+    for key, value in [("replica_of", ""), ("datastore_version", "18")]:
         assert (await api("PUT", path, {"instance": {"name": "four", key: value}})).status == 501
     for body in [{}, {"instance": {"nam": "x"}}, {"instance": {"name": ""}}, {"instance": {}, "x": 1}]:
         assert (await api("PUT", path, body)).status == 400

@@ -45,6 +45,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("version_id", "name"),
         sa.ForeignKeyConstraint(["version_id"], ["datastore_versions.id"]),
     )
+    op.create_index(
+        "uq_configuration_parameters_name", "configuration_parameters", ["version_id", sa.text("lower(name)")],
+        unique=True,
+    )
     op.create_table(
         "configurations", _text("id"), _text("project_id"), _text("name"), _text("description", nullable=True),
         _text("datastore_version_id", nullable=True), _json("values"), _time("created_at"), _time("updated_at"),
