@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coffer_api import app
-from integration.api.service import Caller, World
+from integration.api.service import VERSION, Caller, World
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
 INSTANCE = "11111111-1111-4111-8111-111111111111"
@@ -20,6 +20,8 @@ KEYS = st.sampled_from([
     "access", "is_public", "allowed_cidrs", "locality", "replica_of", "restorePoint", "configuration", "modules",
     "replica_count", "region_name", "restart", "resize", "user", "database", "id", "backup", "backupRef", "description",
     "swift_container", "storage_driver", "incremental", "parent_id", "restore_from", "instance_id", "backup_strategy",
+    "quotas", "instances", "ram", "volumes", "datastore_name", "datastore_manager", "active", "default", "image",
+    "image_tags", "packages", "registry_ext", "repl_strategy",
 ])
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(min_value=2**62, max_value=2**200),
@@ -31,15 +33,20 @@ VALUES = st.recursive(
 )
 GOOD = {"name": "x", "flavorRef": 1, "volume": {"size": 1}, "datastore": {"type": "postgresql", "version": "17"}}
 BACKUP = {"name": "x", "instance": INSTANCE}
+MANAGED = {"name": "x", "datastore_name": "x", "datastore_manager": "postgresql", "active": True, "image": UNKNOWN}
 BODIES = st.one_of(
+    st.builds(lambda more: {"version": MANAGED | more}, st.dictionaries(KEYS, VALUES, max_size=3)),
+    st.builds(lambda more: {"quotas": more}, st.dictionaries(KEYS, LEAVES, max_size=3)),
+    st.dictionaries(KEYS, VALUES, max_size=3),
     VALUES,
     st.builds(lambda more: {"instance": GOOD | more}, st.dictionaries(KEYS, VALUES, max_size=4)),
     st.builds(lambda more: {"backup": BACKUP | more}, st.dictionaries(KEYS, VALUES, max_size=3)),
     st.builds(lambda key, value: {key: value}, KEYS, VALUES),
 )
-_PARTS_OF_PATHS = ("version", "name", "quota_project")
 ROUTES = [
-    (of.method, of.path.format(id=INSTANCE, user="ann", **dict.fromkeys(_PARTS_OF_PATHS, "x")))
+    (of.method, of.path.format(
+        id=VERSION if "-versions" in of.path else INSTANCE, user="ann", version=VERSION, name="x",
+    ))
     for module in app._MODULES for of in module._declared if "requestBody" in of.document
 ]
 """All that take a body."""
@@ -71,7 +78,7 @@ def test_the_routes_are_all_there():
 @CALM
 @given(route=st.sampled_from(ROUTES), body=BODIES)
 async def test_bodies(api: Caller, instance: str, route: tuple[str, str], body: Any):
-    fine(await api(*route, body))
+    fine(await (api.as_("root") if route[1].startswith("/mgmt/") else api)(*route, body))
 
 
 @CALM
