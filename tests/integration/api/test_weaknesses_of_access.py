@@ -8,9 +8,8 @@ from coffer_api import app
 from integration.api.service import VERSION, Caller, World
 
 WRITES = [
-    (method, path, rule)
-    for module in app._MODULES for method, path, _, rule, _ in module._declared
-    if method != "GET" and rule is not None
+    (of.method, of.path, of.rule)
+    for module in app._MODULES for of in module._declared if of.method != "GET" and of.rule is not None
 ]
 
 
