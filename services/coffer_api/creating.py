@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import asyncpg
 import msgspec
 from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 from starlette.responses import Response
 
@@ -90,7 +91,10 @@ async def _write(call: Call, wanted: Wanted, key: filing.Key) -> str:
         await quotas.lock(session, call.project)
         if wanted.backup is not None:
             await restoring.hold(session, wanted.backup["id"])
-        await session.execute(insert(_instances).values(**wanted.row))
+        try:
+            await session.execute(insert(_instances).values(**wanted.row))
+        except IntegrityError:
+            raise bad_request("The flavor or the datastore version has just been deleted.") from None
         operation = await operations.file(session, new, call.api.master)
         await quotas.check(session, call.project, call.api.settings)
     return operation

@@ -78,7 +78,7 @@ class StubGuest:
     def _answer(self, question: Query) -> Answer | Refused:
         known: dict[str, Any] = {
             "databases": [DatabaseFound(name) for name in self.databases], "users": self.users,
-            "root": RootState(self.root),
+            "root": RootState(self.root), "ping": True,
         }
         if question.name == "user":
             wanted = [u for u in self.users if u.name == question.args["name"]]

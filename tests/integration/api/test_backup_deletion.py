@@ -47,7 +47,7 @@ async def test_a_failed_backup_can_be_deleted(api: Caller, world: World):
 
 
 @pytest.mark.parametrize("state", ["NEW", "BUILDING", "SAVING"])
-async def test_a_running_backup_is_cancelled_not_deleted(api: Caller, world: World, state: str):
+async def test_weakness_21_a_running_backup_is_cancelled_not_deleted(api: Caller, world: World, state: str):
     instance = await world.instance()
     made = (await api("POST", "/backups", wanted(instance))).must(202)["backup"]
     await world.sql("UPDATE backups SET state = :state", state=state)

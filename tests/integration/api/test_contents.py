@@ -74,6 +74,45 @@ async def test_a_name_in_a_path_may_hold_anything_that_its_datastore_allows(api:
     assert (await api("GET", f"/instances/{guest.instance}/users/a%2Fb")).status == 400
 
 
+async def test_a_marker_is_encoded_once_and_taken_encoded_twice(api: Caller, guest: StubGuest):
+    """Trove's links encode it twice, so that what follows a name with an @ goes on at the wrong place."""
+    guest.users = [UserFound(name, "%", []) for name in ("a@b", "a@b %41", "b c", "c%d")]
+    base = f"/instances/{guest.instance}/users"
+    path, seen = base + "?limit=1", []
+    while True:
+        page = (await api.bare("GET", f"/v1.0/p1{path}")).must(200)
+        seen += [user["name"] for user in page["users"]]
+        if "links" not in page:
+            break
+        assert page["users_links"] == page["links"]
+        path = page["links"][0]["href"].removeprefix(f"{api.base}/v1.0/p1")
+    assert seen == [user.name for user in guest.users]
+    twice = quote(quote("a@b %41@%", safe=""), safe="")
+    assert [u["name"] for u in (await api("GET", f"{base}?marker={twice}")).must(200)["users"]] == ["b c", "c%d"]
+
+
+async def test_passwords_of_an_unknown_user_change_nothing(api: Caller, world: World, guest: StubGuest):
+    given = {"users": [{"name": "u", "password": "word-one"}, {"name": "nobody", "password": "word-two"}]}
+    answer, filed = await doing(
+        api, world, "PUT", f"/instances/{guest.instance}/users", given, state=OperationState.FAILED,
+        failure_code="not_found", failure_text="User nobody cannot be found on the instance.", failure_step="x",
+    )
+    assert (answer.status, answer.problem) == (404, "User nobody cannot be found on the instance.")
+    assert (filed.kind, len(secret(filed)["users"])) == ("set_passwords", 2)  # one command: all or none
+
+
+async def test_an_administrator_pings_a_guest(api: Caller, world: World, guest: StubGuest):
+    root = api.as_("root")
+    path = f"/mgmt/instances/{guest.instance}/rpc_ping"
+    answer = await root("GET", path)
+    assert (answer.status, answer.body, [q.name for q in guest.asked]) == (204, "", ["ping"])
+    guest.silent = True
+    answer = await root("GET", path)
+    assert (answer.status, answer.problem) == (400, "Timeout trying to connect to the Guest Agent.")
+    other = await world.instance()
+    assert (await root("GET", f"/mgmt/instances/{other}/rpc_ping")).status == 400
+
+
 async def test_a_silent_guest_is_a_timeout(api: Caller, guest: StubGuest):
     guest.silent = True
     answer = await api("GET", f"/instances/{guest.instance}/databases")

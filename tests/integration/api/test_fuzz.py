@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coffer_api import app
-from integration.api.service import Caller, World
+from integration.api.service import VERSION, Caller, World
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
 INSTANCE = "11111111-1111-4111-8111-111111111111"
@@ -22,6 +22,8 @@ KEYS = st.sampled_from([
     "replica_count", "region_name", "restart", "resize", "user", "database", "id", "backup", "backupRef", "description",
     "swift_container", "storage_driver", "incremental", "parent_id", "restore_from", "instance_id", "backup_strategy",
     "values", "data_type", "restart_required", "max_size", "min_size",
+    "quotas", "instances", "ram", "volumes", "datastore_name", "datastore_manager", "active", "default", "image",
+    "image_tags", "packages", "registry_ext", "repl_strategy",
 ])
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(min_value=2**62, max_value=2**200),
@@ -34,7 +36,11 @@ VALUES = st.recursive(
 GOOD = {"name": "x", "flavorRef": 1, "volume": {"size": 1}, "datastore": {"type": "postgresql", "version": "17"}}
 BACKUP = {"name": "x", "instance": INSTANCE}
 PARAMETER = {"name": "x", "data_type": "integer", "restart_required": 1, "max_size": 5, "min_size": 0}
+MANAGED = {"name": "x", "datastore_name": "x", "datastore_manager": "postgresql", "active": True, "image": UNKNOWN}
 BODIES = st.one_of(
+    st.builds(lambda more: {"version": MANAGED | more}, st.dictionaries(KEYS, VALUES, max_size=3)),
+    st.builds(lambda more: {"quotas": more}, st.dictionaries(KEYS, LEAVES, max_size=3)),
+    st.dictionaries(KEYS, VALUES, max_size=3),
     VALUES,
     st.builds(lambda more: {"instance": GOOD | more}, st.dictionaries(KEYS, VALUES, max_size=4)),
     st.builds(lambda more: {"backup": BACKUP | more}, st.dictionaries(KEYS, VALUES, max_size=3)),
@@ -43,7 +49,9 @@ BODIES = st.one_of(
     st.builds(lambda key, value: {key: value}, KEYS, VALUES),
 )
 ROUTES = [
-    (of.method, of.path.format_map(defaultdict(lambda: INSTANCE, user="ann")))
+    (of.method, of.path.format_map(defaultdict(
+        lambda: INSTANCE, user="ann", version=VERSION, name="x", **({"id": VERSION} if "-versions" in of.path else {}),
+    )))
     for module in app._MODULES for of in module._declared if "requestBody" in of.document
 ]
 """All that take a body."""

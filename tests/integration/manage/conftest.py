@@ -1,9 +1,54 @@
-"""Fixtures: `coffer-manage` over a real PostgreSQL."""
+"""`coffer-manage` against a real PostgreSQL."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
+
+from coffer_manage import main
+
+if TYPE_CHECKING:
+    from support.postgres import Server
+
+Run = Callable[[str], str]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.import_plugin("support.postgres")
+
+
+@pytest.fixture
+def run(
+    postgres: Server, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """A command line without its `--state`; what it prints. SystemExit where it fails."""
+    (tmp_path / "database-password").write_text(postgres.password)
+    (tmp_path / "role-passwords.json").write_text("{}")
+    for name, value in (("HOST", postgres.host), ("PORT", str(postgres.port)), ("NAME", empty_database)):
+        monkeypatch.setenv(f"COFFER_DATABASE_{name}", value)
+
+    def run(line: str) -> str:
+        monkeypatch.setattr("sys.argv", ["coffer-manage", *line.split(), "--state", str(tmp_path)])
+        main.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def fails(run: Run, capsys: pytest.CaptureFixture[str]) -> Run:
+    """A command line that fails; what it says."""
+
+    def fails(line: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            run(line)
+        assert ended.value.code
+        said = capsys.readouterr()
+        assert said.out == ""
+        return said.err
+
+    return fails
