@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import coffer_datastores
+from coffer_db import marks, roles
 from coffer_db import migrate as schema
-from coffer_db import roles
 from coffer_db.catalogue import Catalogue, DatastoreOffer, VersionOffer, register
 from coffer_db.database import Database, DatabaseSettings
+from coffer_manage import foundation
 
 IMAGES: Mapping[str, Mapping[str, str]] = {"postgresql": {"17": "coffer/postgres:17"}}
 """Datastore to version to the image that this release ships for it."""
@@ -22,10 +24,10 @@ BACKUP_IMAGES: Mapping[str, Mapping[str, str]] = {"postgresql": {"17": "coffer/p
 
 async def migrate(state: Path) -> None:
     """Schema first, then the roles whose rights are on it, then what is on offer."""
-    settings = _settings(state)
-    await schema.upgrade(settings.url())
+    chosen = settings(state)
+    await schema.upgrade(chosen.url())
     passwords = msgspec.json.decode((state / "role-passwords.json").read_bytes(), type=dict[str, str])
-    db = Database(settings, name="coffer-manage")
+    db = Database(chosen, name="coffer-manage")
     try:
         connection = await db.connect_alone()
         try:
@@ -34,6 +36,8 @@ async def migrate(state: Path) -> None:
             await connection.close()
         async with db.begin() as session:
             await register(session, _catalogue({}))
+            await marks.set_mark(session, marks.MASTER_KEY, fingerprint(state))
+            await _confirm_what_was_noted(session, state)
     finally:
         await db.close()
     sys.stdout.write(f"The database is at revision {schema.newest()}.\n")
@@ -41,7 +45,7 @@ async def migrate(state: Path) -> None:
 
 async def record(state: Path, digests: Mapping[str, str]) -> None:
     """Record which digest guests pull for each image."""
-    db = Database(_settings(state), name="coffer-manage")
+    db = Database(settings(state), name="coffer-manage")
     try:
         async with db.begin() as session:
             await register(session, _catalogue(digests))
@@ -69,11 +73,40 @@ def _catalogue(digests: Mapping[str, str]) -> Catalogue:
     return Catalogue(tuple(offers))
 
 
-def _settings(state: Path) -> DatabaseSettings:
+async def confirm_export(state: Path, fingerprint: str) -> None:
+    """An export of the master key was opened, and holds this installation's. Unavailable without the database."""
+    db = Database(settings(state), name="coffer-manage")
+    try:
+        async with db.begin() as session:
+            await marks.set_mark(session, marks.EXPORTED, fingerprint)
+    finally:
+        await db.close()
+
+
+async def _confirm_what_was_noted(session: AsyncSession, state: Path) -> None:
+    """By `master-key verify`, where it did not reach the database."""
+    noted = _own(state) / foundation.VERIFIED_EXPORT
+    if noted.exists():
+        verified, before = noted.read_text().strip(), await marks.get_mark(session, marks.EXPORTED)
+        if before is None or before[0] != verified:
+            await marks.set_mark(session, marks.EXPORTED, verified)
+
+
+def fingerprint(state: Path) -> str:
+    """Of the installation's master key."""
+    return (_own(state) / "master-fingerprint").read_text().strip()
+
+
+def _own(state: Path) -> Path:
+    """`state`: the installation's directory, or the part of it that is this program's own."""
+    return state / "manage" if (state / "manage").is_dir() else state
+
+
+def settings(state: Path) -> DatabaseSettings:
     return DatabaseSettings(
         database_host=os.environ.get("COFFER_DATABASE_HOST", "postgres"),
         database_port=int(os.environ.get("COFFER_DATABASE_PORT", "5432")),
         database_name=os.environ.get("COFFER_DATABASE_NAME", "coffer"),
         database_user="postgres",
-        database_password=(state / "database-password").read_text().strip(),
+        database_password=(_own(state) / "database-password").read_text().strip(),
     )
