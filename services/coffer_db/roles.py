@@ -137,7 +137,7 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         *(Grant(table, right) for table in ("revocations", "operation_events") for right in ("update", "delete")),
     ),
     "coffer_collector": (
-        *_read(*_CATALOGUE, "instances", "heartbeats", "operation_events"),
+        *_read(*_CATALOGUE, "instances", "heartbeats", "operation_events", "marks"),
         Grant("heartbeats", "insert"),
         Grant("heartbeats", "update"),
         Grant("operation_events", "insert"),
@@ -170,6 +170,22 @@ async def apply(admin_connection: asyncpg.Connection[Any], passwords: Mapping[st
             await _make(admin_connection, role, passwords.get(role))
             for statement in _statements(role, database, grants):
                 await admin_connection.execute(statement)
+
+
+async def differences(connection: asyncpg.Connection[Any]) -> list[str]:
+    """How the rights of the roles differ from `GRANTS`, a line each; empty when they do not."""
+    wanted = {
+        (role, grant.table, grant.privilege, column)
+        for role, grants in GRANTS.items() for grant in grants for column in grant.columns or ("",)
+    } | {(role, "alembic_version", "select", "") for role in GRANTS}
+    there = {tuple(row) for row in await connection.fetch(_RIGHTS, list(GRANTS))}
+    return [f"missing: {_right(*right)}" for right in sorted(wanted - there)] + [
+        f"not meant: {_right(*right)}" for right in sorted(there - wanted)
+    ]
+
+
+def _right(role: str, table: str, privilege: str, column: str) -> str:
+    return f"{role} {privilege} on {table}" + (f" ({column})" if column else "")
 
 
 async def _make(connection: asyncpg.Connection[Any], role: str, password: str | None) -> None:
@@ -208,3 +224,17 @@ def scram_verifier(password: str, salt: bytes | None = None) -> str:
     stored = hashlib.sha256(client).digest()
     salt_text, stored_text, server_text = (base64.b64encode(part).decode() for part in (salt, stored, server))
     return f"SCRAM-SHA-256${_ITERATIONS}:{salt_text}${stored_text}:{server_text}"
+
+
+_RIGHTS = """
+    SELECT r.rolname, c.relname, lower(a.privilege_type), ''
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'public'
+    CROSS JOIN LATERAL aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee
+    WHERE r.rolname = ANY($1)
+    UNION ALL
+    SELECT r.rolname, c.relname, lower(a.privilege_type), t.attname
+    FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'public'
+    CROSS JOIN LATERAL aclexplode(t.attacl) a JOIN pg_roles r ON r.oid = a.grantee
+    WHERE r.rolname = ANY($1)
+"""

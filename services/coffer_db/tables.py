@@ -481,8 +481,8 @@ class RequestRate(SQLModel, table=True):
 
 
 class Orphan(SQLModel, table=True):
-    """Something in the cloud with Coffer's tag whose operation this database does not know: reported by the keeper,
-    deleted only when an operator says so."""
+    """Something in the cloud with Coffer's tag whose operation this database does not know, as the keeper's last round
+    found it. It is dropped only when an operator says so, and only while it is this very thing."""
 
     __tablename__ = "orphans"
     kind: str = Field(primary_key=True)
@@ -491,7 +491,11 @@ class Orphan(SQLModel, table=True):
     operation_id: str
     first_seen_at: datetime = Field(sa_column=_now())
     last_seen_at: datetime = Field(sa_column=_now())
+    held_data: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    """It is of a volume that has held a started database."""
     drop_requested: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    drop_data: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    """The request is meant also if it held data."""
 
 
 class Mark(SQLModel, table=True):

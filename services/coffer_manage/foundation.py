@@ -1,8 +1,9 @@
 """The secrets of an installation: made once on the first start, and laid out so that each service gets its own alone.
 
 Everything is kept in one file, `operator/foundation.json`, which no service mounts; all other files follow from it
-and are written anew by every run. Losing that file loses the means to issue; copy it to a safe place. What an earlier
-release did not draw yet is added to it; nothing that is there is ever drawn again.
+and are written anew by every run, but for the file of users, which is the operator's own once it is there. Losing the
+one file loses the means to issue; copy it to a safe place. What an earlier release did not draw yet is added to it;
+nothing that is there is ever drawn again.
 
     <state>/<service>/database-password, ca.pem, key, guests.creds, control.creds, ...   read by <service> only
 """
@@ -48,6 +49,8 @@ SENDS: Mapping[str, tuple[str, ...]] = {
     "backup-scheduler": (),
 }
 """Which commands a guest takes from whose key."""
+USER_FILE = "htpasswd"
+VERIFIED_EXPORT = "verified-export"
 DEVELOPMENT_USERS = (("admin", "admin", "admin"), ("demo", "demo", "member"), ("other", "other", "member"))
 """name, project, roles of the users that the first start makes."""
 
@@ -91,6 +94,8 @@ def lay(
         _write(path, msgspec.json.encode(found), uid=0)
     for service, files in _files(found, nats_urls, renewal_url, store).items():
         for name, content in files.items():
+            if name == USER_FILE and (state / service / name).exists():
+                continue  # the operator's own since it was made
             _write(state / service / name, content, uid=UIDS.get(service, SERVICE_UID))
     return first
 
@@ -105,6 +110,11 @@ def adopt(state: Path, master: MasterKey) -> None:
         raise FoundationError(f"this installation has the master key {own}, under which it may have sealed something")
 
 
+def note_export(state: Path, fingerprint: str) -> None:
+    """An export of that master key was verified; for whoever reaches the database."""
+    _write(state / "manage" / VERIFIED_EXPORT, fingerprint.encode(), uid=SERVICE_UID)
+
+
 def master_key(state: Path) -> MasterKey:
     return MasterKey(bytes.fromhex(load(state).master))
 
@@ -116,6 +126,12 @@ def load(state: Path) -> Foundation:
         return msgspec.json.decode(content, type=Foundation)
     except msgspec.DecodeError as error:
         raise FoundationError(f"operator/foundation.json is damaged: {error}") from None
+
+
+def expected(found: Foundation) -> dict[str, frozenset[str]]:
+    """The files of each service, but for those of the object store, which an installation may lack."""
+    laid = {service: frozenset(files) for service, files in _files(found, (), "", None).items()}
+    return laid | {"operator": laid["operator"] | {"foundation.json"}}
 
 
 def _completed(found: Foundation) -> Foundation:
@@ -181,7 +197,7 @@ def _files(
     for service in ("api", "provisioner", "status-collector"):
         base[service]["guests.creds"] = creds("GUESTS", service)
     guest_seed = found.signing["GUESTS"]["guest"].encode()
-    base["api"] |= {"master.pub": master_public.encode(), "htpasswd": _htpasswd(found.users)}
+    base["api"] |= {"master.pub": master_public.encode(), USER_FILE: _htpasswd(found.users)}
     base["provisioner"] |= {
         "master.key": found.master.encode(),
         "guest-signing.seed": guest_seed,
@@ -216,7 +232,11 @@ def _database_files(found: Foundation) -> dict[str, dict[str, bytes]]:
     }
     roles = msgspec.json.encode({role: passwords[service] for service, role in DATABASE_ROLES.items()})
     base["postgres"] = {"password": passwords["postgres"].encode()}
-    base["manage"] = {"database-password": passwords["postgres"].encode(), "role-passwords.json": roles}
+    base["manage"] = {
+        "database-password": passwords["postgres"].encode(),
+        "role-passwords.json": roles,
+        "master-fingerprint": MasterKey(bytes.fromhex(found.master)).public.fingerprint.encode(),
+    }
     return base
 
 

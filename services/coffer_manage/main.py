@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from coffer_manage import foundation, master_key, object_store, offers, parameters, projects
-from coffer_shared.errors import CofferError
+from coffer_manage import foundation, master_key, object_store, offers, operating, parameters, projects
+from coffer_shared.errors import CofferError, Unavailable
 
 
 def main() -> None:
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     offers.declare(commands)
     parameters.declare(commands)
     projects.declare(commands)
+    operating.add_commands(commands)
     return parser
 
 
@@ -117,6 +118,15 @@ def _verify(arguments: argparse.Namespace) -> None:
     if found != own:
         raise master_key.MasterKeyError(f"{arguments.file} holds {found}, the installation has {own}")
     sys.stdout.write(f"{arguments.file} holds this installation's master key, {own}.\n")
+    from coffer_manage import database  # noqa: PLC0415
+
+    try:
+        asyncio.run(database.confirm_export(arguments.state, own))
+    except (Unavailable, OSError):
+        foundation.note_export(arguments.state, own)
+        sys.stdout.write("The database cannot be reached from here: the next `coffer-manage migrate` records that.\n")
+    else:
+        sys.stdout.write("That is recorded.\n")
 
 
 def _import(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from coffer_db import operations
+from coffer_db import operations, orphans
 from coffer_db.database import Database
 from coffer_provisioner.cloud.interface import Cloud, Resource
 from coffer_provisioner.keeper import Ended, Kept, Verdict, to_recover, verdict
@@ -28,7 +28,7 @@ class Rounds:
         self._every = every
         self._filed = filed
         self._reported: set[str] = set()
-        self.counts = {"recovered": 0, "swept": 0}
+        self.counts = {"recovered": 0, "swept": 0, "dropped": 0}
 
     @property
     def unknown(self) -> int:
@@ -84,16 +84,41 @@ class Rounds:
         for resource in resources:
             found = verdict(resource, ended, now, GRACE, marked=resource.instance in marked)
             if found is Verdict.DROP:
-                _log.warning("sweeping", kind=resource.kind, resource=resource.id, instance=resource.instance)
-                try:
-                    await self._cloud.drop_resource(resource)
-                except CofferError as error:  # the others may go, and this one in the next round
-                    _log.warning("not swept", kind=resource.kind, resource=resource.id, reason=str(error))
-                    continue
-                self.counts["swept"] += 1
+                self.counts["swept"] += await self._drop(resource, "sweeping")
             elif found is Verdict.UNKNOWN:
                 unknown.append(resource)
         self._report(unknown)
+        await self._note(unknown, marked, resources)
+
+    async def _note(self, unknown: list[Resource], marked: set[str], resources: list[Resource]) -> None:
+        """In the table of orphans, and drop those of them that an operator does not want to keep.
+
+        The mark of a volume goes after the volume: without it nothing would tell what that has held."""
+        found = [
+            orphans.Found(
+                r.kind, r.id, r.instance, r.operation, held_data=r.kind.startswith("volume") and r.instance in marked,
+            )
+            for r in unknown
+        ]
+        wanted = await orphans.note(self._db, found)
+        with_volume = {r.instance for r in resources if r.kind == "volume"}
+        for resource in unknown:
+            if (resource.kind, resource.id) not in wanted:
+                continue
+            if resource.kind == "volume-held" and resource.instance in with_volume:
+                continue
+            if await self._drop(resource, "dropping what an operator does not want"):
+                self.counts["dropped"] += 1
+
+    async def _drop(self, resource: Resource, why: str) -> bool:
+        """Whether it is gone. If not, the others may go, and this one in a later round."""
+        _log.warning(why, kind=resource.kind, resource=resource.id, instance=resource.instance)
+        try:
+            await self._cloud.drop_resource(resource)
+        except CofferError as error:
+            _log.warning("not dropped", kind=resource.kind, resource=resource.id, reason=str(error))
+            return False
+        return True
 
     def _report(self, unknown: list[Resource]) -> None:
         for resource in unknown:

@@ -2,7 +2,7 @@
 
 Any collector can serve any shard, since all that is shown is in the database; an instance is in the shard that the last
 32 bits of its id give, so as long as Prometheus asks for each of the n shards once, nothing is counted twice. What is
-not of one instance (operations) is in shard 0.
+not of one instance (operations, the installation) is in shard 0.
 
 Cardinality: an instance has 5 series of Coffer's and at most 200 of its engine's exporter (`metrics` of its heartbeat);
 more are left out and counted in `coffer_instance_metrics_dropped`. Operations have a histogram of 16 series for
@@ -15,6 +15,7 @@ import asyncio
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 from aiohttp import web
@@ -23,7 +24,6 @@ from coffer_db.observe import CONTENT_TYPE
 from coffer_shared import log
 from coffer_shared.errors import Unavailable
 from coffer_shared.messages import Engine
-from coffer_status_collector.operation_metrics import OperationMetrics
 from coffer_status_collector.store import OwnConnection, Row
 
 _log = log.get(__name__)
@@ -60,12 +60,17 @@ class _Facts(msgspec.Struct, frozen=True):
     metrics: dict[str, float] = {}
 
 
+class Others(Protocol):
+    async def render(self) -> str: ...
+
+
 class InstanceMetrics:
     """The handler of that address. One request is worked on at a time, its text made in a thread."""
 
-    def __init__(self, connection: OwnConnection, operations: OperationMetrics) -> None:
+    def __init__(self, connection: OwnConnection, *others: Others) -> None:
+        """`others` are shown with the first shard."""
         self._connection = connection
-        self._operations = operations
+        self._others = others
         self._turn = asyncio.Lock()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -76,7 +81,7 @@ class InstanceMetrics:
         try:
             async with self._turn:
                 rows = await self._rows(shard, of)
-                more = await self._operations.render() if shard == 0 else ""
+                more = "".join([await other.render() for other in self._others]) if shard == 0 else ""
                 text = await asyncio.to_thread(_render_rows, rows)
         except Unavailable as error:
             return web.Response(status=503, text=f"{error}\n")

@@ -25,6 +25,7 @@ from coffer_shared.seal import KeyPair
 from coffer_shared.wake import RECEIVER, Waker
 from coffer_status_collector.events import Events
 from coffer_status_collector.heartbeats import Heartbeats
+from coffer_status_collector.installation_metrics import InstallationMetrics
 from coffer_status_collector.instance_metrics import InstanceMetrics
 from coffer_status_collector.operation_metrics import OperationMetrics
 from coffer_status_collector.peers import Peers, StoredKeys
@@ -94,7 +95,7 @@ class Collector:
             self.watch_connection, interval=chosen.heartbeat_seconds, lost_after=chosen.lost_seconds,
             trouble=self._trouble,
         )
-        shown = InstanceMetrics(self._reading, OperationMetrics(self._reading))
+        shown = InstanceMetrics(self._reading, OperationMetrics(self._reading), InstallationMetrics(self._reading))
         self.observer = Observer(
             NAME, host=chosen.metrics_host, port=chosen.metrics_port,
             checks={"database": self._db.ready} | {name: _up(link) for name, link in self.links.items()},

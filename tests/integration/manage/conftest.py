@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coffer_manage import main
+from coffer_manage import database, foundation, main
 
 if TYPE_CHECKING:
     from support.postgres import Server
@@ -52,3 +52,19 @@ def fails(run: Run, capsys: pytest.CaptureFixture[str]) -> Run:
         return said.err
 
     return fails
+
+
+@pytest.fixture
+async def state(
+    postgres: Server, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, db: Any,
+) -> Path:
+    """Migrated, its images recorded."""
+    foundation.lay(tmp_path, nats_urls=(), renewal_url="")
+    chosen = postgres.settings(empty_database)
+    monkeypatch.setattr(database, "settings", lambda _state: chosen)
+    for module in ("coffer_manage.doctor_database.settings", "coffer_manage.orphans.settings"):
+        monkeypatch.setattr(module, lambda _state: chosen)
+    await database.migrate(tmp_path / "manage")
+    digests = dict.fromkeys(("coffer/postgres:17", "coffer/postgres-backup:17"), f"sha256:{'0' * 64}")
+    await database.record(tmp_path / "manage", digests)
+    return tmp_path

@@ -44,7 +44,7 @@ _SEALING = {"key", "control.creds", "keyset", "root.pub"}
 FILES = {
     "operator": {"foundation.json", "users.json"},
     "postgres": {"password"},
-    "manage": {"database-password", "role-passwords.json"},
+    "manage": {"database-password", "role-passwords.json", "master-fingerprint"},
     "nats": {"server.conf", "server.key", "server.pem"},
     "swift": {"users.conf"},
     "api": _DATABASE | _SEALING | {"guests.creds", "master.pub", "htpasswd"},
@@ -93,13 +93,27 @@ def test_a_second_start_keeps_every_secret(state, tmp_path):
     assert not foundation.lay(again, nats_urls=URLS, renewal_url=DOOR, store=STORE)
     anew = {
         "control.creds", "guests.creds", "system.creds", "server.key", "server.pem", "server.conf", "keyset",
-        "htpasswd",
     }
     for service, names in FILES.items():
         for name in names - anew:
             assert (again / service / name).read_bytes() == (state / service / name).read_bytes(), (service, name)
     first, second = ((p / "nats" / "server.conf").read_text() for p in (state, again))
     assert _line(first, "system_account") == _line(second, "system_account")
+
+
+def test_what_is_expected_is_what_is_laid(state, found):
+    laid = {service: names - {"storage.json"} for service, names in FILES.items() if service != "swift"}
+    assert foundation.expected(found) == laid
+
+
+def test_the_file_of_users_is_the_operators_own_once_it_is_there(state, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(state, again)
+    file = again / "api" / "htpasswd"
+    file.chmod(0o600)
+    file.write_text("# nobody\n")
+    foundation.lay(again, nats_urls=URLS, renewal_url=DOOR, store=STORE)
+    assert file.read_text() == "# nobody\n"
 
 
 def test_a_second_start_changes_what_is_not_secret(state, tmp_path):

@@ -39,6 +39,8 @@ def init(run, tmp_path):
 @pytest.fixture
 def key(run, monkeypatch, tmp_path):
     """`coffer-manage master-key`, with a line on standard input."""
+    monkeypatch.setenv("COFFER_DATABASE_HOST", "127.0.0.1")
+    monkeypatch.setenv("COFFER_DATABASE_PORT", "1")
     monkeypatch.setattr(master_key, "_OPERATIONS", argon2id.OPSLIMIT_MIN)
     monkeypatch.setattr(master_key, "_MEMORY", argon2id.MEMLIMIT_MIN)
 
@@ -110,6 +112,13 @@ def test_the_master_key_comes_out_and_is_recognized(key, tmp_path):
     for said in (key("export"), key("verify")):
         assert fingerprint in said
         assert PASSPHRASE not in said
+
+
+def test_a_verification_that_cannot_be_recorded_is_noted(key, tmp_path):
+    key("export")
+    assert key("verify").endswith("the next `coffer-manage migrate` records that.\n")
+    own = foundation.master_key(tmp_path / "state").public.fingerprint
+    assert (tmp_path / "state" / "manage" / "verified-export").read_text() == own
 
 
 @pytest.mark.parametrize("give", ["", "short\n"])

@@ -80,7 +80,10 @@ def upgrade() -> None:
     op.create_table(
         "orphans", _text("kind"), _text("id"), _text("instance_id"), _text("operation_id"), _time("first_seen_at"),
         _time("last_seen_at"),
-        sa.Column("drop_requested", sa.Boolean(), nullable=False, server_default=sa.text("false")),
+        *(
+            sa.Column(name, sa.Boolean(), nullable=False, server_default=sa.text("false"))
+            for name in ("held_data", "drop_requested", "drop_data")
+        ),
         sa.PrimaryKeyConstraint("kind", "id"),
     )
     op.create_table("marks", _text("name"), _text("value"), _time("at"), sa.PrimaryKeyConstraint("name"))
