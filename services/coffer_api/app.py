@@ -23,6 +23,7 @@ from coffer_api import (
     followed,
     instance_actions,
     instances,
+    later,
     limits,
     mgmt_actions,
     mgmt_instances,
@@ -46,7 +47,7 @@ from coffer_shared.messages import Failure
 _MODULES = (
     instances.ROUTES, instance_actions.ROUTES, databases.ROUTES, users.ROUTES, root.ROUTES, backups.ROUTES,
     backup_strategies.ROUTES, followed.ROUTES, offers.ROUTES, offers.FLAVORS, limits.ROUTES, mgmt_instances.ROUTES,
-    mgmt_actions.ROUTES, mgmt_quotas.ROUTES, mgmt_versions.ROUTES, elsewhere.ROUTES,
+    mgmt_actions.ROUTES, mgmt_quotas.ROUTES, mgmt_versions.ROUTES, later.ROUTES, elsewhere.ROUTES,
 )
 _DESCRIPTION = """\
 Database instances on demand: the OpenStack Trove v1.0 API, with operations that can be followed.

@@ -26,8 +26,6 @@ _ABSENT = (
         "/datastores/versions/{version}/parameters",
         "/datastores/versions/{version}/parameters/{name}",
     )),
-    ("Logs of instances", "GET POST", ("/instances/{id}/log",)),
-    ("Certificates", "GET POST", ("/instances/{id}/ssl",)),
     ("Modules", "GET POST", ("/instances/{id}/modules",)),
     ("Modules", "DELETE", ("/instances/{id}/modules/{module}",)),
     ("Modules", "POST", ("/modules",)),
@@ -37,6 +35,13 @@ _ABSENT = (
     ("Configuration parameters", "GET POST", ("/mgmt/datastores/versions/{version}/parameters",)),
     ("Configuration parameters", "GET PUT DELETE", ("/mgmt/datastores/versions/{version}/parameters/{name}",)),
 )
+_RULES = {
+    ("GET", "/instances/{id}/modules"): "instance:module_list",
+    ("POST", "/instances/{id}/modules"): "instance:module_apply",
+    ("DELETE", "/instances/{id}/modules/{module}"): "instance:module_remove",
+    ("POST", "/modules"): "module:create",
+    ("POST", "/clusters"): "cluster:create",
+}
 _EMPTY = (
     ("configurations", "configuration:index"), ("clusters", "cluster:index"), ("modules", "module:index"),
     ("mgmt/clusters", MANAGEMENT),
@@ -92,7 +97,8 @@ def _declare() -> None:
     for what, methods, paths in _ABSENT:
         for path in paths:
             for method in methods.split():
-                ROUTES.add(method, path, rule=_rule(path), status=501, name=_name(method, path))(_absent(what))
+                needed = _RULES.get((method, path)) or _rule(path)
+                ROUTES.add(method, path, rule=needed, status=501, name=_name(method, path))(_absent(what))
 
 
 def _rule(path: str) -> str | None:
