@@ -25,6 +25,7 @@ from coffer_api import (
     instance_actions,
     instance_configuration,
     instances,
+    later,
     limits,
     mgmt_actions,
     mgmt_instances,
@@ -51,7 +52,7 @@ _MODULES = (
     instances.ROUTES, instance_actions.ROUTES, instance_configuration.ROUTES, databases.ROUTES, users.ROUTES,
     root.ROUTES, backups.ROUTES, backup_strategies.ROUTES, configurations.ROUTES, parameters.ROUTES, followed.ROUTES,
     offers.ROUTES, offers.FLAVORS, limits.ROUTES, mgmt_instances.ROUTES, mgmt_actions.ROUTES, mgmt_quotas.ROUTES,
-    mgmt_versions.ROUTES, mgmt_parameters.ROUTES, elsewhere.ROUTES,
+    mgmt_versions.ROUTES, mgmt_parameters.ROUTES, later.ROUTES, elsewhere.ROUTES,
 )
 _DESCRIPTION = """\
 Database instances on demand: the OpenStack Trove v1.0 API, with operations that can be followed.

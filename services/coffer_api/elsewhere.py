@@ -18,8 +18,6 @@ ROUTES = Routes("not in this release")
 
 _ABSENT = (
     # what, methods, paths
-    ("Logs of instances", "GET POST", ("/instances/{id}/log",)),
-    ("Certificates", "GET POST", ("/instances/{id}/ssl",)),
     ("Modules", "GET POST", ("/instances/{id}/modules",)),
     ("Modules", "DELETE", ("/instances/{id}/modules/{module}",)),
     ("Modules", "POST", ("/modules",)),
@@ -27,6 +25,13 @@ _ABSENT = (
     ("Management of instances", "POST", ("/mgmt/instances/{id}/upgrade",)),
     ("Management of instances", "GET", ("/mgmt/instances/{id}/hwinfo", "/mgmt/instances/{id}/diagnostics")),
 )
+_RULES = {
+    ("GET", "/instances/{id}/modules"): "instance:module_list",
+    ("POST", "/instances/{id}/modules"): "instance:module_apply",
+    ("DELETE", "/instances/{id}/modules/{module}"): "instance:module_remove",
+    ("POST", "/modules"): "module:create",
+    ("POST", "/clusters"): "cluster:create",
+}
 _EMPTY = (("clusters", "cluster:index"), ("modules", "module:index"), ("mgmt/clusters", MANAGEMENT))
 _NONE_OF = (
     # the sentence, the path of one item, then methods and paths below it
@@ -75,7 +80,8 @@ def _declare() -> None:
     for what, methods, paths in _ABSENT:
         for path in paths:
             for method in methods.split():
-                ROUTES.add(method, path, rule=_rule(path), status=501, name=_name(method, path))(_absent(what))
+                needed = _RULES.get((method, path)) or _rule(path)
+                ROUTES.add(method, path, rule=needed, status=501, name=_name(method, path))(_absent(what))
 
 
 def _rule(path: str) -> str | None:

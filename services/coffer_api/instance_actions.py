@@ -114,18 +114,17 @@ async def _resize(call: Call, action: str, given: Any) -> Response:
 
 
 async def _promote(call: Call, action: str, given: Any) -> Response:
-    """There are no replicas in this release."""
     arguments(Nothing, action, given)
     allowed(call.request, "instance:promote_to_replica_source")
-    row = await instance_rows.load(call)
-    raise bad_request(f"Instance {row['id']} is not a replica.")
+    await instance_rows.load(call)
+    raise not_in_this_release("Promoting a replica")
 
 
 async def _eject(call: Call, action: str, given: Any) -> Response:
     arguments(Nothing, action, given)
     allowed(call.request, "instance:eject_replica_source")
-    row = await instance_rows.load(call)
-    raise bad_request(f"Instance {row['id']} is not a replica source.")
+    await instance_rows.load(call)
+    raise not_in_this_release("Ejecting a replica source")
 
 
 _ACTIONS: dict[str, _Act] = {

@@ -33,7 +33,10 @@ async def list_instances_in_detail(call: Call) -> Response:
     return await _page(call, views.instance_detail, "instances/detail")
 
 
-@ROUTES.add("POST", "/instances", rule="instance:create", body=CreateInstance, reply=documents.InstanceReply)
+@ROUTES.add(
+    "POST", "/instances", rule="instance:create", body=CreateInstance, reply=documents.InstanceReply,
+    errors=(409, 422, 501),
+)
 async def create_instance(call: Call) -> Response:
     """Answered at once with status BUILD; the operation in `X-Coffer-Operation` tells how it goes on.
 

@@ -47,7 +47,10 @@ async def create_users(call: Call) -> Response:
     return await _create(call, row, spec, (await call.body(bodies.CreateUsers)).users)
 
 
-@ROUTES.add("POST", _ONE, rule="instance:extension:user:create", body=bodies.CreateUser, status=202, extension=True)
+@ROUTES.add(
+    "POST", _ONE, rule="instance:extension:user:create", body=bodies.CreateUser, status=202, errors=_REFUSED,
+    extension=True,
+)
 async def create_user(call: Call) -> Response:
     """As `create_users`, for one, whose name is in the path, too."""
     row, spec = await _instance(call)

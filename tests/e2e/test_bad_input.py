@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import time
+from urllib.parse import urlsplit
+
 import pytest
+
+from support.stack import Api, Stack, run
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
 GOOD = {
@@ -31,6 +37,17 @@ BAD_CREATES = {
     "double database": {"instance": {**GOOD, "databases": [{"name": "a"}, {"name": "a"}]}},
     "two nics": {"instance": {**GOOD, "nics": [{"net-id": UNKNOWN}, {"net-id": UNKNOWN}]}},
     "bad cidr": {"instance": {**GOOD, "access": {"is_public": True, "allowed_cidrs": ["everybody"]}}},
+    "extra key in datastore": {"instance": {**GOOD, "datastore": {"type": "postgresql", "version": "17", "x": 1}}},
+    "list for an object": {"instance": [GOOD]},
+    "text for an object": {"instance": "x"},
+    "null for an object": {"instance": None},
+    "object for a name": {"instance": {**GOOD, "name": {"a": 1}}},
+    "long name": {"instance": {**GOOD, "name": "n" * 256}},
+    "control characters": {"instance": {**GOOD, "name": "a\u0000b"}},
+    "boolean for a size": {"instance": {**GOOD, "volume": {"size": True}}},
+    "number for a list": {"instance": {**GOOD, "databases": 7}},
+    "text for a flag": {"instance": {**GOOD, "access": {"is_public": "yes"}}},
+    "unknown configuration": {"instance": {**GOOD, "configuration": {"id": 1}}},
 }
 
 
@@ -46,9 +63,88 @@ def test_a_bad_create_is_refused_and_leaves_nothing(stack, api, body):
     assert stack.sql("SELECT (SELECT count(*) FROM instances), (SELECT count(*) FROM operations)") == before
 
 
-@pytest.mark.parametrize("raw", [b"{", b"[]", b"\xff\xfe", b'{"instance": NaN}', b"{" * 10_000], ids=repr)
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{", b"[]", b"\xff\xfe", b'{"instance": NaN}', b"{" * 10_000, b"[" * 200_000, b'{"a":' * 40_000, b"null", b"",
+        b'{"instance": ' + b"[" * 500 + b"]" * 500 + b"}", b'{"instance": {"name": "\\ud800"}}',
+    ],
+    ids=lambda raw: repr(raw[:20]),
+)
 def test_what_is_no_json_object_is_refused(api, raw):
-    assert api("POST", "/instances", raw=raw[:50_000]).status == 400
+    assert api("POST", "/instances", raw=raw).status == 400
+
+
+@pytest.mark.parametrize(
+    "name", ["Ünï¢ode 1", "數據庫 1", "\U0001f600 1", "e\u0301 1", "\u202e1", "a" * 255], ids=ascii,
+)
+def test_a_name_may_be_in_any_script(api, shop, name):
+    api("PUT", f"/instances/{shop.id}", {"instance": {"name": name}}).must(202)
+    assert api.instance(shop.id)["name"] == name
+    api("PUT", f"/instances/{shop.id}", {"instance": {"name": "shop"}}).must(202)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("action", {}), ("action", {"jump": {}}), ("action", {"": {}}), ("action", {"restart": [1]}),
+        ("action", {"resize": {}}), ("action", {"restart": {}, "resize": {}}), ("log", {}), ("log", {"publish": 1}),
+    ],
+    ids=str,
+)
+def test_what_trove_answers_with_500_is_400(api, shop, path, body):
+    assert api("POST", f"/instances/{shop.id}/{path}", body).status == 400
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=x", "limit=1.5", "limit=", "marker=%00"])
+@pytest.mark.parametrize("collection", ["instances", "instances/detail", "backups", "operations"])
+def test_bad_paging_is_refused(api, collection, query):
+    assert api("GET", f"/{collection}?{query}").status == 400
+
+
+def test_big_bodies_are_refused_at_once_and_cost_no_memory(stack, api):
+    """10 MB, sent in pieces as long as the service takes them; and as one JSON text of a thousand keys."""
+    before = memory(stack)
+    for _ in range(30):
+        began = time.monotonic()
+        assert pushed(api, 10_000_000) == 413
+        assert time.monotonic() - began < 5
+    wide = {"instance": {**GOOD, **{f"key{n}": {"a": [n] * 10} for n in range(3_000)}, "flavorRef": "4711"}}
+    for _ in range(30):
+        assert api("POST", "/instances", wide).status == 400
+    assert memory(stack) - before < 64 * 1024**2
+
+
+def memory(stack: Stack) -> int:
+    """Bytes that the API's processes hold, in all."""
+    containers = run("docker", "ps", "-q", "--filter", f"label=com.docker.compose.project={stack.name}", "--filter",
+                     "label=com.docker.compose.service=api").split()
+    assert containers
+    return sum(
+        int(line) * 1024 for container in containers
+        for line in run("docker", "top", container, "-eo", "pid,rss").split()[3::2]
+    )
+
+
+def pushed(api: Api, size: int) -> int:
+    """The status of a POST whose body is sent as long as it is taken."""
+    place = urlsplit(api.endpoint)
+    connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=20)
+    connection.putrequest("POST", place.path + "/instances")
+    for name, value in api.headers().items():
+        connection.putheader(name, value)
+    connection.putheader("Content-Length", str(size))
+    connection.endheaders()
+    piece = b'"' + b"x" * 65535
+    try:
+        for _ in range(size // len(piece) + 1):
+            connection.send(piece)
+    except OSError:
+        pass  # it has heard enough
+    try:
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 @pytest.mark.parametrize(

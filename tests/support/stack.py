@@ -59,17 +59,20 @@ class Api:
         self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None,
         raw: bytes | None = None,
     ) -> Answer:
-        token = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         request = urllib.request.Request(
             self.endpoint + path, method=method,
             data=raw if raw is not None else None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Basic {token}", "Content-Type": "application/json", **(headers or {})},
+            headers={**self.headers(), **(headers or {})},
         )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return _answer(answer.status, answer.read(), answer.headers)
         except urllib.error.HTTPError as error:
             return _answer(error.code, error.read(), error.headers)
+
+    def headers(self) -> dict[str, str]:
+        token = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        return {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
 
     def instance(self, instance: str) -> dict[str, Any]:
         found: dict[str, Any] = self("GET", f"/instances/{instance}").must(200)["instance"]

@@ -184,7 +184,7 @@ async def test_what_this_release_has_not(api: Caller, world: World):
         assert (await api("GET", f"/{key}/some")).status == 404
         assert (await api("POST", f"/{key}", {})).status == 501
     for method, path in [
-        ("GET", f"/instances/{instance}/log"), ("POST", f"/instances/{instance}/ssl"),
+        ("GET", f"/instances/{instance}/log"), ("GET", f"/instances/{instance}/ssl"),
         ("GET", f"/instances/{instance}/modules"),
     ]:
         answer = await api(method, path)

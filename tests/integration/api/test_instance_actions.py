@@ -129,8 +129,8 @@ async def test_restart_and_what_stands_in_its_way(api: Caller, world: World):
     ({"resize": {"volume": 5}}, 501), ({"resize": {"volume": 2}}, 400), ({"resize": {"volume": True}}, 400),
     ({"resize": {"flavorRef": "nope"}}, 400), ({"resize": {"flavorRef": 1}}, 400),
     ({"resize": {"flavorRef": "gold"}}, 501), ({"resize": {"flavorRef": "http://x/v1.0/p1/flavors/gold"}}, 501),
-    ({"promote_to_replica_source": {}}, 400), ({"promote_to_replica_source": {"x": 1}}, 400),
-    ({"eject_replica_source": {}}, 400), ({"reset_status": {}}, 403), ({"reset_status": {"x": 1}}, 400),
+    ({"promote_to_replica_source": {}}, 501), ({"promote_to_replica_source": {"x": 1}}, 400),
+    ({"eject_replica_source": {}}, 501), ({"reset_status": {}}, 403), ({"reset_status": {"x": 1}}, 400),
     ({"reset_status": []}, 400),
 ], ids=str)
 async def test_other_actions_do_nothing(api: Caller, world: World, body: Any, status: int):
