@@ -31,7 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
 async def world(db: Database) -> World:
     async with db.begin() as session:
         await register(session, CATALOGUE)
-    return World(db)
+    found = World(db)
+    await found.parameters()
+    return found
 
 
 @pytest.fixture(scope="session")

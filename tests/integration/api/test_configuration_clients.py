@@ -15,7 +15,6 @@ from integration.api.service import VERSION, Caller, World
 
 
 async def test_a_life_of_a_configuration_group_by_hand(api: Caller, world: World):
-    await world.parameters()
     instance = await world.instance(name="shop")
     known = await world.configuration({"jit": False, "geqo": True}, name="known")
     form = ["-f", "json"]

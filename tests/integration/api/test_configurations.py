@@ -21,13 +21,7 @@ def group(**more: Any) -> dict[str, Any]:
     return {"configuration": {"name": "tuned", "values": {}, "datastore": V17, **more}}
 
 
-@pytest.fixture
-async def ready(world: World) -> World:
-    await world.parameters()
-    return world
-
-
-async def test_a_group_from_its_creation_to_its_end(api: Caller, ready: World):
+async def test_a_group_from_its_creation_to_its_end(api: Caller, world: World):
     made = (await api("POST", "/configurations", group(values=VALUES, description="for reports"))).must(200)
     made = made["configuration"]
     assert made == {
@@ -52,7 +46,7 @@ async def test_a_group_from_its_creation_to_its_end(api: Caller, ready: World):
     assert (await api("GET", "/configurations")).must(200) == {"configurations": []}
 
 
-async def test_what_troveclient_needs_to_show_one(api: Caller, ready: World):
+async def test_what_troveclient_needs_to_show_one(api: Caller, world: World):
     """It pops `datastore_version_id` and prints `values`, whatever they hold."""
     made = (await api("POST", "/configurations", group())).must(200)["configuration"]
     shown = (await api("GET", f"/configurations/{made['id']}")).must(200)["configuration"]
@@ -60,7 +54,7 @@ async def test_what_troveclient_needs_to_show_one(api: Caller, ready: World):
     assert shown["values"] == {}
 
 
-async def test_the_codes_that_gophercloud_and_tempest_insist_on(api: Caller, ready: World):
+async def test_the_codes_that_gophercloud_and_tempest_insist_on(api: Caller, world: World):
     answer = await api("POST", "/configurations", group())
     assert answer.status == 200
     path = f"/configurations/{answer.body['configuration']['id']}"
@@ -69,7 +63,7 @@ async def test_the_codes_that_gophercloud_and_tempest_insist_on(api: Caller, rea
     assert (await api("DELETE", path)).status == 202
 
 
-async def test_finding_by_name_starts_with_a_404(api: Caller, ready: World):
+async def test_finding_by_name_starts_with_a_404(api: Caller, world: World):
     assert (await api("GET", "/configurations/tuned")).problem == (
         "Configuration group with ID tuned could not be found."
     )
@@ -77,7 +71,7 @@ async def test_finding_by_name_starts_with_a_404(api: Caller, ready: World):
         assert (await api("GET", f"/configurations/{path}")).status in {400, 404}
 
 
-async def test_patch_merges_and_put_replaces(api: Caller, ready: World):
+async def test_patch_merges_and_put_replaces(api: Caller, world: World):
     made = (await api("POST", "/configurations", group(values=VALUES))).must(200)["configuration"]
     path = f"/configurations/{made['id']}"
 
@@ -92,7 +86,7 @@ async def test_patch_merges_and_put_replaces(api: Caller, ready: World):
     assert await values() == {}
 
 
-async def test_put_without_values_keeps_them(api: Caller, ready: World):
+async def test_put_without_values_keeps_them(api: Caller, world: World):
     made = (await api("POST", "/configurations", group(values=VALUES, description="first"))).must(200)["configuration"]
     path = f"/configurations/{made['id']}"
     (await api("PUT", path, {"configuration": {"name": "other"}})).must(202)
@@ -104,7 +98,7 @@ async def test_put_without_values_keeps_them(api: Caller, ready: World):
     assert (shown["name"], shown["description"], shown["values"]) == ("other", None, VALUES)
 
 
-async def test_names_are_kept_as_they_are_registered(api: Caller, ready: World):
+async def test_names_are_kept_as_they_are_registered(api: Caller, world: World):
     given_ = {"WORK_MEM": 4096, "datestyle": "ISO, DMY", "timezone": "Europe/Vienna"}
     made = (await api("POST", "/configurations", group(values=given_))).must(200)["configuration"]
     assert made["values"] == {"work_mem": 4096, "DateStyle": "ISO, DMY", "TimeZone": "Europe/Vienna"}
@@ -126,7 +120,7 @@ LAWFUL = {
 
 
 @pytest.mark.parametrize("values", LAWFUL.values(), ids=LAWFUL)
-async def test_what_values_may_be(api: Caller, ready: World, values: Any):
+async def test_what_values_may_be(api: Caller, world: World, values: Any):
     made = (await api("POST", "/configurations", group(values=values))).must(200)["configuration"]
     assert made["values"] == values
 
@@ -176,14 +170,14 @@ UNLAWFUL = {
 
 
 @pytest.mark.parametrize(("values", "words"), UNLAWFUL.values(), ids=UNLAWFUL)
-async def test_values_that_are_refused(api: Caller, ready: World, values: Any, words: str):
-    kept = await ready.configuration({"jit": True})
+async def test_values_that_are_refused(api: Caller, world: World, values: Any, words: str):
+    kept = await world.configuration({"jit": True})
     for method, path in (("POST", ""), ("PUT", f"/{kept}"), ("PATCH", f"/{kept}")):
         answer = await api(method, f"/configurations{path}", group(values=values))
         assert (answer.status, set(answer.body)) == (422, {"unprocessableEntity"})
         assert words in answer.problem
     assert (await api("GET", f"/configurations/{kept}")).must(200)["configuration"]["values"] == {"jit": True}
-    assert await ready.count("configurations") == 1
+    assert await world.count("configurations") == 1
 
 
 BAD = {
@@ -208,22 +202,22 @@ BAD = {
 
 
 @pytest.mark.parametrize(("body", "status"), BAD.values(), ids=BAD)
-async def test_bodies_that_are_refused(api: Caller, ready: World, body: Any, status: int):
+async def test_bodies_that_are_refused(api: Caller, world: World, body: Any, status: int):
     answer = await api("POST", "/configurations", body)
     assert answer.status == status, answer.body
     assert answer.problem
-    assert await ready.count("configurations") == 0
+    assert await world.count("configurations") == 0
 
 
-async def test_changes_that_are_refused(api: Caller, ready: World):
-    path = f"/configurations/{await ready.configuration()}"
+async def test_changes_that_are_refused(api: Caller, world: World):
+    path = f"/configurations/{await world.configuration()}"
     for body in (None, {}, {"configuration": []}, group(name=""), group(description=""), group(values=3)):
         assert (await api("PUT", path, body)).status == 400
     for body in (None, {}, {"configuration": {}}, {"configuration": {"values": None}}):
         assert (await api("PATCH", path, body)).status == 400
 
 
-async def test_the_version_is_named_or_the_default_and_may_be_out_of_use(api: Caller, ready: World):
+async def test_the_version_is_named_or_the_default_and_may_be_out_of_use(api: Caller, world: World):
     for datastore, version in [
         (None, None), ({"type": "postgresql"}, VERSION), ({"type": "postgresql", "version": VERSION}, VERSION),
         ({"type": "postgresql", "version_number": "17.6"}, VERSION),
@@ -237,14 +231,15 @@ async def test_the_version_is_named_or_the_default_and_may_be_out_of_use(api: Ca
 
 
 async def test_a_version_without_parameters_has_no_groups(api: Caller, world: World):
+    await world.sql("DELETE FROM configuration_parameters")
     answer = await api("POST", "/configurations", group(values={"jit": True}))
     assert answer.status == 422
     assert answer.problem == "Configuration groups are not supported for this datastore: postgresql 17"
 
 
-async def test_an_attached_group_stays(api: Caller, ready: World):
-    made = await ready.configuration()
-    ids = sorted([await ready.instance(configuration_id=made, name=f"i{n}") for n in range(3)])
+async def test_an_attached_group_stays(api: Caller, world: World):
+    made = await world.configuration()
+    ids = sorted([await world.instance(configuration_id=made, name=f"i{n}") for n in range(3)])
     path = f"/configurations/{made}"
     assert (await api("GET", path)).must(200)["configuration"]["instance_count"] == 3
     first = (await api("GET", f"{path}/instances?limit=2")).must(200)
@@ -257,13 +252,13 @@ async def test_an_attached_group_stays(api: Caller, ready: World):
     assert "links" not in second
     answer = await api("DELETE", path)
     assert (answer.status, set(answer.body)) == (400, {"badRequest"})
-    await ready.sql("UPDATE instances SET deleted_at = now()")
+    await world.sql("UPDATE instances SET deleted_at = now()")
     assert (await api("GET", f"{path}/instances")).must(200) == {"instances": []}
     (await api("DELETE", path)).must(202)
 
 
-async def test_pages_are_in_the_order_of_ids(api: Caller, ready: World):
-    ids = sorted([await ready.configuration() for _ in range(5)])
+async def test_pages_are_in_the_order_of_ids(api: Caller, world: World):
+    ids = sorted([await world.configuration() for _ in range(5)])
     seen: list[str] = []
     path = "/v1.0/p1/configurations?limit=2"
     while path:
@@ -275,8 +270,8 @@ async def test_pages_are_in_the_order_of_ids(api: Caller, ready: World):
     assert (await api("GET", "/configurations?limit=0")).status == 400
 
 
-async def test_groups_are_seen_by_their_project_and_by_administrators(api: Caller, ready: World):
-    own, other = await ready.configuration({"jit": True}), await ready.configuration(project="p2")
+async def test_groups_are_seen_by_their_project_and_by_administrators(api: Caller, world: World):
+    own, other = await world.configuration({"jit": True}), await world.configuration(project="p2")
     assert [g["id"] for g in (await api("GET", "/configurations")).body["configurations"]] == [own]
     root = api.as_("root")
     found = (await root("GET", "/configurations")).must(200)["configurations"]
@@ -297,11 +292,11 @@ async def test_groups_are_seen_by_their_project_and_by_administrators(api: Calle
     (await root("DELETE", f"/configurations/{own}")).must(202)
 
 
-async def test_attaching_is_of_a_later_release(api: Caller, ready: World):
-    instance = await ready.instance()
+async def test_attaching_is_of_a_later_release(api: Caller, world: World):
+    instance = await world.instance()
     path = f"/instances/{instance}"
-    fits, other = await ready.configuration(), await ready.configuration(datastore_version_id=OLD_VERSION)
-    foreign = await ready.configuration(project="p2")
+    fits, other = await world.configuration(), await world.configuration(datastore_version_id=OLD_VERSION)
+    foreign = await world.configuration(project="p2")
     good = {"name": "x", "flavorRef": "1", "volume": {"size": 1}, "datastore": V17}
     for group_id, status in [(UNKNOWN, 404), ("tuned", 404), (foreign, 404), (other, 400), (fits, 501), (7, 400)]:
         for method in ("PUT", "PATCH"):
@@ -313,23 +308,23 @@ async def test_attaching_is_of_a_later_release(api: Caller, ready: World):
             assert answer.problem == f"Configuration group id: {group_id} could not be found."
     address = f"https://host/v1.0/p1/configurations/{fits}"
     assert (await api("PUT", path, {"instance": {"configuration": address}})).status == 501
-    assert await ready.count("instances") == 1
+    assert await world.count("instances") == 1
 
 
-async def test_detaching_what_is_not_attached_does_nothing(api: Caller, ready: World):
+async def test_detaching_what_is_not_attached_does_nothing(api: Caller, world: World):
     """Terraform detaches with an empty object."""
-    path = f"/instances/{await ready.instance()}"
+    path = f"/instances/{await world.instance()}"
     for body in ({}, {"configuration": None}, {"configuration": ""}):
         assert (await api("PUT", path, {"instance": body})).status == 202
     (await api("PUT", path, {"instance": {"name": "two", "configuration": None}})).must(202)
     assert (await api("GET", path)).body["instance"]["name"] == "two"
 
 
-async def test_the_defaults_of_an_instance_follow_from_its_flavor(api: Caller, ready: World):
+async def test_the_defaults_of_an_instance_follow_from_its_flavor(api: Caller, world: World):
     spec = coffer_datastores.specs()["postgresql"]
     assert spec.defaults is not None
     for flavor, memory, vcpus in (("1", 512, 0.5), ("gold", 4096, 2)):
-        instance = await ready.instance(flavor_id=flavor)
+        instance = await world.instance(flavor_id=flavor)
         shown = (await api("GET", f"/instances/{instance}/configuration")).must(200)["instance"]["configuration"]
         assert shown == dict(spec.defaults(Sizes(memory << 20, vcpus, 2 * GIB)))
         assert shown["shared_buffers"] == f"{memory // 4}MB"
@@ -353,7 +348,7 @@ NAMES = st.sampled_from(["max_connections", "random_page_cost", "jit", "DateStyl
     database=None,
 )
 @given(values=ANY | st.dictionaries(NAMES | st.text(st.characters(exclude_categories=["Cs"])), ANY, max_size=4))
-async def test_any_values_are_kept_or_refused(api: Caller, ready: World, values: Any):
+async def test_any_values_are_kept_or_refused(api: Caller, world: World, values: Any):
     answer = await api("POST", "/configurations", group(values=values))
     assert answer.status in {200, 400, 422}, answer.body
     if answer.status == 200:

@@ -15,8 +15,9 @@ MANAGED = f"/mgmt/datastores/versions/{VERSION}/parameters"
 
 
 @pytest.fixture
-async def ready(world: World) -> World:
-    await world.parameters()
+async def bare(world: World) -> World:
+    """With no parameter."""
+    await world.sql("DELETE FROM configuration_parameters")
     return world
 
 
@@ -30,7 +31,7 @@ def spec(name: str = "own", kind: str = "integer", restart: Any = 0, **more: Any
     return {"configuration-parameter": {"name": name, "data_type": kind, "restart_required": restart, **ends, **more}}
 
 
-async def test_parameters_by_the_names_and_ids_of_their_version(api: Caller, ready: World):
+async def test_parameters_by_the_names_and_ids_of_their_version(api: Caller, world: World):
     listed = (await api("GET", f"/datastores/versions/{VERSION}/parameters")).must(200)["configuration-parameters"]
     assert len(listed) > 150
     assert [item["name"].lower() for item in listed] == sorted(item["name"].lower() for item in listed)
@@ -49,7 +50,7 @@ async def test_parameters_by_the_names_and_ids_of_their_version(api: Caller, rea
     assert choices == ["none", "ddl", "mod", "all"]
 
 
-async def test_ends_of_ranges_are_numbers(api: Caller, ready: World):
+async def test_ends_of_ranges_are_numbers(api: Caller, world: World):
     """gophercloud decodes nothing else."""
     listed = (await api("GET", f"/datastores/versions/{VERSION}/parameters")).must(200)["configuration-parameters"]
     ends = [item[end] for item in listed for end in ("min", "max") if end in item]
@@ -58,11 +59,11 @@ async def test_ends_of_ranges_are_numbers(api: Caller, ready: World):
     assert 0 in ends
 
 
-async def test_a_version_out_of_use_has_parameters_and_one_without_has_an_empty_list(api: Caller, world: World):
+async def test_a_version_out_of_use_has_parameters_and_one_without_has_an_empty_list(api: Caller, bare: World):
     assert (await api("GET", "/datastores/postgresql/versions/17/parameters")).must(200) == {
         "configuration-parameters": [],
     }
-    await world.parameters(OLD_VERSION)
+    await bare.parameters(OLD_VERSION)
     listed = (await api("GET", "/datastores/postgresql/versions/9/parameters")).must(200)["configuration-parameters"]
     assert {item["datastore_version_id"] for item in listed} == {OLD_VERSION}
 
@@ -78,7 +79,7 @@ async def test_a_version_out_of_use_has_parameters_and_one_without_has_an_empty_
     (f"/datastores/versions/{VERSION}/parameters/nothing", 404),
     (f"/datastores/versions/{VERSION}/parameters/%25", 404),
 ])
-async def test_parameters_that_are_not_there(api: Caller, ready: World, path: str, status: int):
+async def test_parameters_that_are_not_there(api: Caller, world: World, path: str, status: int):
     answer = await api("GET", path)
     assert answer.status == status
     assert answer.problem
@@ -98,7 +99,7 @@ async def test_a_name_of_two_versions_is_not_enough(api: Caller, world: World):
     assert (await api("POST", "/configurations", body)).must(200)["configuration"]["datastore_version_id"] == own
 
 
-async def test_a_managed_parameter_from_its_creation_to_its_end(root: Caller, world: World):
+async def test_a_managed_parameter_from_its_creation_to_its_end(root: Caller, bare: World):
     made = (await root("POST", MANAGED, spec(restart=1))).must(200)
     assert made == {
         "name": "own", "datastore_version_id": VERSION, "restart_required": True, "type": "integer", "max_size": 5,
@@ -125,13 +126,13 @@ async def test_a_managed_parameter_from_its_creation_to_its_end(root: Caller, wo
     ("integer", {"max_size": "12", "min_size": "0"}, {"max_size": 12, "min_size": 0}),
     ("integer", {"max_size": 2**63 - 1, "min_size": -(2**63)}, {"max_size": 2**63 - 1, "min_size": -(2**63)}),
 ])
-async def test_types_of_managed_parameters(root: Caller, world: World, kind: str, more: Any, ends: Any):
+async def test_types_of_managed_parameters(root: Caller, bare: World, kind: str, more: Any, ends: Any):
     made = (await root("POST", MANAGED, spec(kind=kind, **more))).must(200)
     assert {key: made[key] for key in ("max_size", "min_size") if key in made} == ends
     assert (await root("GET", f"{MANAGED}/own")).must(200) == made
 
 
-async def test_a_changed_parameter_keeps_what_the_body_cannot_say_while_its_type_stays(root: Caller, ready: World):
+async def test_a_changed_parameter_keeps_what_the_body_cannot_say_while_its_type_stays(root: Caller, world: World):
     path = f"/datastores/versions/{VERSION}/parameters/work_mem"
     (await root("PUT", f"{MANAGED}/WORK_MEM", spec("work_mem", max_size=1024, min_size=64))).must(200)
     shown = (await root("GET", path)).must(200)
@@ -140,7 +141,7 @@ async def test_a_changed_parameter_keeps_what_the_body_cannot_say_while_its_type
     assert not {"max", "unit", "default"} & (await root("GET", path)).must(200).keys()
 
 
-async def test_what_an_administrator_changes_holds_for_values(root: Caller, api: Caller, ready: World):
+async def test_what_an_administrator_changes_holds_for_values(root: Caller, api: Caller, world: World):
     body = {"configuration": {"name": "x", "values": {"work_mem": 4096}, "datastore": {"type": "postgresql"}}}
     kept = (await api("POST", "/configurations", body)).must(200)["configuration"]
     (await root("PUT", f"{MANAGED}/work_mem", spec("work_mem", max_size=1024, min_size=64))).must(200)
@@ -177,14 +178,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
-async def test_managed_parameters_that_are_refused(root: Caller, world: World, body: Any):
+async def test_managed_parameters_that_are_refused(root: Caller, bare: World, body: Any):
     for method, path in (("POST", MANAGED), ("PUT", f"{MANAGED}/own")):
         answer = await root(method, path, body)
         assert (answer.status, set(answer.body)) == (400, {"badRequest"}), answer.body
-    assert await world.count("configuration_parameters") == 0
+    assert await bare.count("configuration_parameters") == 0
 
 
-async def test_names_are_unique_in_whatever_case_and_stay(root: Caller, ready: World):
+async def test_names_are_unique_in_whatever_case_and_stay(root: Caller, world: World):
     for name in ("work_mem", "Work_Mem"):
         answer = await root("POST", MANAGED, spec(name))
         assert (answer.status, "already exists" in answer.problem) == (400, True)
@@ -196,7 +197,7 @@ async def test_names_are_unique_in_whatever_case_and_stay(root: Caller, ready: W
         assert (await root(method, unknown + path, body)).status == 400
 
 
-async def test_only_administrators_manage_parameters(api: Caller, ready: World):
+async def test_only_administrators_manage_parameters(api: Caller, world: World):
     for caller in (api, api.as_("rita")):
         for method, path, body in [
             ("GET", "", None), ("POST", "", spec()), ("GET", "/work_mem", None), ("PUT", "/work_mem", spec()),
@@ -206,13 +207,13 @@ async def test_only_administrators_manage_parameters(api: Caller, ready: World):
             assert (answer.status, answer.problem) == (401, "User does not have admin privileges.")
 
 
-async def test_a_list_that_is_loaded_again_brings_its_own_back_and_leaves_others(ready: World, root: Caller):
+async def test_a_list_that_is_loaded_again_brings_its_own_back_and_leaves_others(world: World, root: Caller):
     (await root("POST", MANAGED, spec())).must(200)
     (await root("PUT", f"{MANAGED}/work_mem", spec("work_mem", max_size=1024, min_size=64))).must(200)
-    async with ready.db.begin() as session:
+    async with world.db.begin() as session:
         before = await parameters.known(session, VERSION)
-    await ready.parameters()
-    async with ready.db.begin() as session:
+    await world.parameters()
+    async with world.db.begin() as session:
         after = await parameters.known(session, VERSION)
     assert {p.name for p in after} == {p.name for p in before}
     assert {p.name: p.max for p in after}["work_mem"] == 2147483647
