@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from coffer_api.documents import Page
+from coffer_api.documents import Link, Page
 
 _VALUE = bool | int | float | str
 
@@ -27,6 +27,7 @@ class ConfigurationItem(BaseModel):
 
 class Configurations(Page):
     configurations: list[ConfigurationItem]
+    configurations_links: list[Link] | None = None
 
 
 class Configuration(ConfigurationItem):
@@ -44,6 +45,7 @@ class ConfiguredInstance(BaseModel):
 
 class ConfiguredInstances(Page):
     instances: list[ConfiguredInstance]
+    instances_links: list[Link] | None = None
 
 
 class ConfigurationParameter(BaseModel):

@@ -46,7 +46,7 @@ async def list_managed_parameters(call: Call) -> Response:
 @ROUTES.add("POST", _PATH, rule=MANAGEMENT, body=SetParameter, reply=documents.ManagedParameter)
 async def create_managed_parameter(call: Call) -> Response:
     """400 if there is one of that name, in whatever case."""
-    version, spec = call.part(3), (await call.body(SetParameter)).parameter
+    version, spec = call.part(3).lower(), (await call.body(SetParameter)).parameter
     await parameters.of_version(call, version, spec.name)
     if await _write(call, _INSERT, version, spec) is None:
         raise bad_request(f"Configuration parameter {spec.name} already exists for datastore version {version}.")
@@ -64,7 +64,7 @@ async def show_managed_parameter(call: Call) -> Response:
 @ROUTES.add("PUT", _PATH + "/{name}", rule=MANAGEMENT, body=SetParameter, reply=documents.ManagedParameter)
 async def update_managed_parameter(call: Call) -> Response:
     """Its name cannot be changed. Choices, unit and default stay while its type does."""
-    version, name = call.part(3), call.part(5)
+    version, name = call.part(3).lower(), call.part(5)
     spec = (await call.body(SetParameter)).parameter
     if spec.name.lower() != name.lower():
         raise bad_request("The name of a configuration parameter cannot be changed.")
@@ -78,7 +78,7 @@ async def update_managed_parameter(call: Call) -> Response:
 @ROUTES.add("DELETE", _PATH + "/{name}", rule=MANAGEMENT, status=204)
 async def delete_managed_parameter(call: Call) -> Response:
     """400 if there is none. Groups that have a value for it keep it."""
-    version, name = call.part(3), call.part(5)
+    version, name = call.part(3).lower(), call.part(5)
     async with call.api.db.begin() as session:
         gone = (await session.execute(_DELETE, {"version": version, "name": name})).first()
     if gone is None:

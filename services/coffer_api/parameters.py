@@ -27,7 +27,7 @@ _OF_DATASTORE = """
            p.name AS parameter, p.data_type, p.restart_required, p.rule::text AS rule
     FROM datastores d JOIN datastore_versions v ON v.datastore_id = d.id
     LEFT JOIN configuration_parameters p
-        ON p.version_id = v.id AND $2 IN (v.id, v.name) AND ($3::text IS NULL OR lower(p.name) = lower($3))
+        ON p.version_id = v.id AND (v.id = lower($2) OR v.name = $2) AND ($3::text IS NULL OR lower(p.name) = lower($3))
     WHERE $1 IN (d.name, d.id) ORDER BY lower(p.name)
 """
 
@@ -66,7 +66,7 @@ async def show_parameter(call: Call) -> Response:
 
 async def of_version(call: Call, version: str, name: str | None = None) -> list[asyncpg.Record]:
     """Those of a version, or the one of that name, in whatever case. 400 if there is no such version."""
-    rows = await call.api.reads.fetch(_OF_VERSION, version, name)
+    rows = await call.api.reads.fetch(_OF_VERSION, version.lower(), name)
     if not rows:
         raise bad_request(f"Datastore version '{version[:255]}' cannot be found.")
     return [row for row in rows if row["parameter"] is not None]
@@ -79,7 +79,7 @@ def missing(name: str) -> Problem:
 async def _of_datastore(call: Call, name: str | None) -> list[asyncpg.Record]:
     datastore, version = call.part(1), call.part(3)
     rows = await call.api.reads.fetch(_OF_DATASTORE, datastore, version, name)
-    if rows and UUID.fullmatch(version) and version not in {row["id"] for row in rows}:
+    if rows and UUID.fullmatch(version) and version.lower() not in {row["id"] for row in rows}:
         raise not_found(f"Datastore version '{version}' cannot be found.")
     first = {row["id"]: row for row in rows}
     chosen = versions.choose(list(first.values()), datastore, version, inactive=True)

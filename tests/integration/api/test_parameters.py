@@ -37,7 +37,7 @@ async def test_parameters_by_the_names_and_ids_of_their_version(api: Caller, wor
     assert [item["name"].lower() for item in listed] == sorted(item["name"].lower() for item in listed)
     (datastore,) = (await api("GET", "/datastores")).body["datastores"]
     for name in ("postgresql", datastore["id"]):
-        for version in ("17", VERSION):
+        for version in ("17", VERSION, VERSION.upper()):
             path = f"/datastores/{name}/versions/{version}/parameters"
             assert (await api("GET", path)).must(200) == {"configuration-parameters": listed}
             assert (await api("GET", f"{path}/WORK_MEM")).must(200) == {
@@ -105,7 +105,7 @@ async def test_a_managed_parameter_from_its_creation_to_its_end(root: Caller, ba
         "name": "own", "datastore_version_id": VERSION, "restart_required": True, "type": "integer", "max_size": 5,
         "min_size": 0,
     }
-    path = f"{MANAGED}/own"
+    path = f"{MANAGED.replace(VERSION, VERSION.upper())}/own"
     assert (await root("GET", path)).must(200) == made
     assert (await root("GET", MANAGED)).must(200) == {"configuration-parameters": [made]}
     public = (await root("GET", f"/datastores/versions/{VERSION}/parameters/own")).must(200)

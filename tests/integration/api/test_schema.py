@@ -16,13 +16,15 @@ UNKNOWN = "99999999-9999-4999-8999-999999999999"
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("user", "known"), [("ann", True), ("root", True), ("rita", False)])
 async def test_every_answer_is_documented(api: Caller, world: World, tmp_path: Path, user: str, known: bool) -> None:
-    """With an instance, a backup and an operation of the same id, so that every path leads to something; or with none
-    that exists. Deletions are left to the unknown: what is gone answers nothing else any more."""
+    """With an instance, a backup, a configuration and an operation of the same id, so that every path leads to
+    something; or with none that exists. Deletions are left to the unknown: what is gone answers nothing else any
+    more."""
     found = UNKNOWN
     more: tuple[str, ...] = ()
     if known:
         found = await world.instance()
         await world.backup(found, id=found)
+        await world.configuration({"jit": True}, id=found)
         await world.sql(
             "INSERT INTO operations (id, instance_id, project_id, kind, state, deadline, finished_at, lifecycle, step, "
             "progress, progress_text, attempts, cancel_requested, guest_state, guest_code, guest_text, user_id, "
