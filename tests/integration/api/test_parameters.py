@@ -90,7 +90,7 @@ async def test_a_name_of_two_versions_is_not_enough(api: Caller, world: World):
     async with world.db.begin() as session:
         await register(session, Catalogue((DatastoreOffer("postgresql", (other,)),), ()))
     answer = await api("GET", "/datastores/postgresql/versions/17/parameters")
-    assert (answer.status, "not unique" in answer.problem) == (400, True)
+    assert (answer.status, "Several versions" in answer.problem) == (400, True)
     own = version_id("postgresql", other)
     assert (await api("GET", f"/datastores/postgresql/versions/{own}/parameters")).status == 200
     body = {"configuration": {"name": "x", "values": {}, "datastore": {"type": "postgresql", "version": "17"}}}

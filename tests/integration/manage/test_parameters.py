@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 import coffer_datastores
-from coffer_manage import database, main
+from integration.manage.conftest import Run
 
 if TYPE_CHECKING:
     from support.postgres import Server
@@ -26,22 +26,16 @@ TROVES = {"configuration-parameters": [
 
 
 @pytest.fixture
-def run(
-    postgres: Server, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Callable[..., str]:
-    (tmp_path / "role-passwords.json").write_text("{}")
-    monkeypatch.setattr(database, "settings", lambda _: postgres.settings(empty_database))
+def run(run: Run, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What it prints, or says where it fails."""
 
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["coffer-manage", *arguments, "--state", str(tmp_path)])
+    def say(*words: str) -> str:
         try:
-            main.main()
+            return run(" ".join(words))
         except SystemExit:
             return capsys.readouterr().err
-        return capsys.readouterr().out
 
-    return run
+    return say
 
 
 @pytest.fixture
