@@ -28,6 +28,7 @@ def run(
     """A command line without its `--state`; what it prints. SystemExit where it fails."""
     (tmp_path / "database-password").write_text(postgres.password)
     (tmp_path / "role-passwords.json").write_text("{}")
+    (tmp_path / "master-fingerprint").write_text("of no key")
     for name, value in (("HOST", postgres.host), ("PORT", str(postgres.port)), ("NAME", empty_database)):
         monkeypatch.setenv(f"COFFER_DATABASE_{name}", value)
 

@@ -31,6 +31,7 @@ def run(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., str]:
     (tmp_path / "role-passwords.json").write_text("{}")
+    (tmp_path / "master-fingerprint").write_text("of no key")
     monkeypatch.setattr(database, "settings", lambda _: postgres.settings(empty_database))
 
     def run(*arguments: str) -> str:
