@@ -211,7 +211,7 @@ async def test_a_version_is_changed_part_by_part(api: Caller, root: Caller):
     assert (answer.status, answer.problem) == (400, "The datastore version 'other(17)' already exists.")
 
 
-async def test_the_default_is_one_at_most(api: Caller, root: Caller):
+async def test_the_default_is_one_at_most(api: Caller, root: Caller, world: World):
     made = await added(root)
     path = f"{PATH}/{made['id']}"
 
@@ -237,6 +237,7 @@ async def test_the_default_is_one_at_most(api: Caller, root: Caller):
     (await root("PATCH", path, {"default": True})).must(202)
     (await root("DELETE", path)).must(202)
     assert await default() is None
+    assert await world.count("datastores WHERE default_version_id IS NULL") == 1
 
 
 @pytest.mark.parametrize("what", ["instance", "backup", "configuration"])
