@@ -33,9 +33,9 @@ def told(found: Sequence[Finding]) -> str:
     """A line for each, and what to do below it."""
     lines = []
     for one in found:
-        lines.append(f"{one.level:<9}{one.about:<17}{one.text}\n")
+        lines.append(f"{one.level:<9}{one.about:<19}{one.text}\n")
         if one.remedy:
-            lines.append(f"{'':<26}-> {one.remedy}\n")
+            lines.append(f"{'':<28}-> {one.remedy}\n")
     count = sum(one.level is Level.PROBLEM for one in found)
     lines.append("All is well.\n" if not count else f"{count} problem{'s' if count > 1 else ''}.\n")
     return "".join(lines)
@@ -46,20 +46,17 @@ def is_ill(found: Sequence[Finding]) -> bool:
 
 
 async def _nats() -> list[Finding]:
-    """A NATS server says who it is before anything else, also before TLS."""
     return [await _nats_at(url) for url in os.environ.get("COFFER_NATS_URLS", "").split(",") if url]
 
 
 async def _nats_at(url: str) -> Finding:
+    """Whether it takes connections: it says nothing before TLS, for which this program has no credential."""
     try:
         parts = urlsplit(url)
         async with asyncio.timeout(_NATS_SECONDS):
-            reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 4222)
-            line = await reader.readline()
-            writer.close()
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port or 4222)
+        writer.close()
     except (OSError, ValueError) as error:  # also when it takes too long
-        why = f"{url} does not answer: {error or 'in time'}"
+        why = f"{url} takes no connection: {str(error) or 'no answer'}"
         return problem("NATS", why, "look at its log; nothing is lost meanwhile")
-    if not line.startswith(b"INFO "):
-        return problem("NATS", f"what answers at {url} is no NATS server", "look what listens there")
-    return ok("NATS", f"{url} answers")
+    return ok("NATS", f"{url} takes connections")

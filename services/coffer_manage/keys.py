@@ -51,7 +51,7 @@ def expiring(state: Path) -> Iterator[tuple[str, Source]]:
 def _keyset(state: Path) -> list[Known]:
     signed, root = ((state / "api" / name).read_text().strip() for name in ("keyset", "root.pub"))
     return [
-        Known(f"key of {key.service}", f"{key.id:016x}", key.not_after) for key in keyset.verify(signed, root).keys
+        Known(f"key of {key.service}", f"{key.id:08x}", key.not_after) for key in keyset.verify(signed, root).keys
     ]
 
 

@@ -218,7 +218,9 @@ async def test_a_public_address(site: Site) -> None:
     public = await asyncio.gather(*(ask(door, one, "192.0.2.0/24", "2001:db8::/32") for door in doors))
     assert public[0] == public[1]
     assert public[0].port == 15432
-    assert await ask(cloud, one) == public[0], "changed, not moved"
+    for allowed in ((), ("10.0.0.0/8",), ("10.0.0.0/8", "192.0.2.7/32")):
+        assert await ask(cloud, one, *allowed) == public[0], "changed, not moved"
+        assert len([r for r in await cloud.resources() if r.kind == "public"]) == 1
     with pytest.raises(CloudRefused) as refused:
         await ask(cloud, one, "all of it")
     assert refused.value.code == "bad_cidr"

@@ -243,6 +243,32 @@ async def test_a_public_address_is_a_forwarder_that_minds_the_networks(docker_si
     assert not can_connect(public.address)
 
 
+async def test_a_change_of_networks_spares_the_connections_of_those_who_stay_allowed(docker_site: DockerSite) -> None:
+    cloud, one = docker_site.door(), Wanted()
+    spec = await one.make(cloud)
+    docker("exec", "-d", docker_site.container(one.instance), "python3", "-c", ECHO % spec.port.address)
+    asked: dict[str, Any] = {"port": spec.port, "tcp_port": 15432}
+    public = await cloud.ensure_public_address(one.tags, **asked, allowed_cidrs=())
+    await ask_until(public.address, b"hello you")
+    forwarder = docker_site.container(one.instance, "forwarder")
+    reader, writer = await asyncio.open_connection(public.address, 15432, local_addr=("127.0.9.1", 0))
+    for allowed, says in ((("127.0.9.0/24", "192.0.2.0/24"), b""), (("127.0.9.1/32",), b"hello you")):
+        told = docker("logs", forwarder).count("taken over")
+        await cloud.ensure_public_address(one.tags, **asked, allowed_cidrs=allowed)
+        async with asyncio.timeout(5):
+            while docker("logs", forwarder).count("taken over") == told:
+                await asyncio.sleep(0.05)
+        if says:
+            writer.write(b"you")
+            assert await reader.read(100) == says
+    writer.close()
+    assert await ask(public.address) == b""
+    await cloud.drop_public_address(one.instance)
+    await cloud.drop_public_address(one.instance)
+    again = await cloud.ensure_public_address(one.tags, **asked, allowed_cidrs=("127.0.9.0/24",))
+    await ask_until(again.address, b"hello you", source="127.0.9.1")
+
+
 async def docker_site_restart(cloud: Any, one: Wanted) -> None:
     """The public address does not depend on the machine's life."""
     await cloud.restart_machine(one.instance)

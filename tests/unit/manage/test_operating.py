@@ -230,11 +230,11 @@ def test_without_its_foundation_there_is_nothing_to_compare(tmp_path):
 def test_each_finding_is_a_line_and_what_to_do_another():
     found = [ok("files", "there"), warning("orphans", "2", "look"), problem("roles", "differ", "migrate")]
     assert doctor.told(found) == (
-        "ok       files            there\n"
-        "warning  orphans          2\n"
-        "                          -> look\n"
-        "problem  roles            differ\n"
-        "                          -> migrate\n"
+        "ok       files              there\n"
+        "warning  orphans            2\n"
+        "                            -> look\n"
+        "problem  roles              differ\n"
+        "                            -> migrate\n"
         "1 problem.\n"
     )
     assert doctor.is_ill(found)
@@ -250,23 +250,16 @@ def test_where_nothing_answers_the_doctor_says_so_and_ends_with_1(run, state, ca
         run("doctor", "--state", str(state))
     assert ended.value.code == 1
     said = capsys.readouterr().out
-    assert "problem  database         it cannot be asked" in said
-    assert "problem  NATS             tls://127.0.0.1:1 does not answer" in said
+    assert "problem  database           it cannot be asked" in said
+    assert "problem  NATS               tls://127.0.0.1:1 takes no connection" in said
     assert said.endswith("2 problems.\n")
     assert run("doctor", "--state", str(state), "--keys-only").endswith("All is well.\n")
 
 
-async def test_a_nats_server_is_known_by_its_first_word(monkeypatch):
-    said = b"INFO {}\r\n"
-
-    async def greet(_reader, writer):
-        writer.write(said)
-        writer.close()
-
-    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+async def test_a_nats_server_that_takes_connections(monkeypatch):
+    async with await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0) as server:
         url = f"tls://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        monkeypatch.setenv("COFFER_NATS_URLS", url)
-        assert await doctor._nats() == [ok("NATS", f"{url} answers")]
-        said = b"SSH-2.0\r\n"
-        (other,) = await doctor._nats()
-        assert other.level is Level.PROBLEM
+        monkeypatch.setenv("COFFER_NATS_URLS", f"{url},tls://127.0.0.1:1")
+        well, away = await doctor._nats()
+    assert well == ok("NATS", f"{url} takes connections")
+    assert away.level is Level.PROBLEM
