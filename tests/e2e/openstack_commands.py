@@ -84,7 +84,7 @@ GROUPS = (
         "--datastore-version 17 --description words", r"max_connections"),
     Row("database configuration list", r"group-{t}.*postgresql"),
     Row("database configuration show group-{t}", r"\b120\b"),
-    Row('database configuration parameter set {group} \'{{"work_mem": 4096}}\''),
+    Row('database configuration parameter set {group} \'{{"work_mem": "8MB"}}\''),
     Row("database configuration show group-{t}", r"work_mem"),
     Row('database configuration set {group} \'{{"max_connections": 130}}\' --name group-{t} --description more'),
     Row("database configuration show group-{t}", r"\b130\b"),

@@ -248,7 +248,9 @@ async def test_backups_and_their_strategies(horizon: Dashboard, world: World):
     assert await horizon(strategies) == (["mine"], [])
 
 
-async def test_configurations_send_their_values_as_an_object(horizon: Dashboard):
+async def test_configurations_send_their_values_as_an_object(horizon: Dashboard, world: World):
+    await world.parameters()
+
     def life(client: Any) -> Any:
         made = client.configurations.create(
             "c", '{"max_connections": 100}', description="d", datastore="postgresql", datastore_version=VERSION,
