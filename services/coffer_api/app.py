@@ -42,7 +42,7 @@ from coffer_api.discovery import Ready
 from coffer_api.edge import Edge
 from coffer_api.filing import GUEST_TIMEOUT
 from coffer_api.policy import Policy
-from coffer_api.problems import Problem, bad_request, envelope, internal_error, not_found, unprocessable
+from coffer_api.problems import RETRY, Problem, bad_request, envelope, internal_error, not_found, unprocessable
 from coffer_api.rates import Rates, limits_of
 from coffer_api.reach import Reach
 from coffer_shared.errors import GuestSilent, Refused, TryAgain
@@ -92,7 +92,7 @@ async def _silent(_request: Request, _error: Any) -> Response:
 
 
 async def _unavailable(_request: Request, error: Any) -> Response:
-    return envelope(Problem(503, str(error), {"Retry-After": "2"}))
+    return envelope(Problem(503, str(error), {RETRY: "2"}))
 
 
 async def _refused(_request: Request, error: Any) -> Response:

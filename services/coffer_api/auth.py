@@ -23,7 +23,7 @@ from coffer_api.htpasswd import User, UserFile
 from coffer_api.identity import Identity
 from coffer_api.metrics import Metrics
 from coffer_api.policy import Policy
-from coffer_api.problems import Problem
+from coffer_api.problems import RETRY, Problem
 from coffer_shared import log
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="Coffer", charset="UTF-8"'}
@@ -109,13 +109,13 @@ class HttpBasic:
         if wait:
             self._metrics.auth_failures.labels("throttled").inc()
             raise Problem(
-                401, "Too many failed attempts; try again later.", {**CHALLENGE, "Retry-After": str(int(wait) + 1)},
+                401, "Too many failed attempts; try again later.", {**CHALLENGE, RETRY: str(int(wait) + 1)},
             )
         digest = self._digest(header)
         task = self._checking.get(digest)
         if task is None:
             if len(self._checking) >= QUEUE:
-                raise Problem(503, "Too many sign-ins at a time; try again.", {"Retry-After": "1"})
+                raise Problem(503, "Too many sign-ins at a time; try again.", {RETRY: "1"})
             # Counted before it is checked, so that many attempts at a time are not more attempts.
             self._failures.add(name, address)
             task = asyncio.create_task(self._check(digest, name, password))

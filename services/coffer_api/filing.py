@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from coffer_api.call import Call, empty
 from coffer_api.instance_rows import facts
-from coffer_api.problems import Problem, bad_request, not_found, unprocessable
+from coffer_api.problems import RETRY, Problem, bad_request, not_found, unprocessable
 from coffer_api.status import action_allowed, doing, service, serving
 from coffer_db import operations
 from coffer_db.operations import Busy, KeyReused, NewOperation, Replayed
@@ -104,7 +104,7 @@ def in_the_way(row: asyncpg.Record, busy: Busy, how: str = "is running") -> Prob
     return Problem(
         422,
         f"Instance {row['id']} is not currently available for an action to be performed ({busy.kind} {how}).",
-        {"Retry-After": "5"},
+        {RETRY: "5"},
     )
 
 

@@ -66,11 +66,17 @@ def internal_error(request_id: str) -> Problem:
     )
 
 
+RETRY = "Retry-After"
+"""Seconds. python-troveclient fails on it in any error but 413, and tells nothing of the error then, so elsewhere it
+goes out under a name of our own."""
+
+
 def envelope(problem: Problem) -> Response:
     """Statuses without a name of their own in Trove go out under the general name of their class."""
     status = problem.status
+    headers = {f"X-Coffer-{k}" if k == RETRY and status != 413 else k: v for k, v in problem.headers.items()}
     name = NAMES.get(status) or ("badRequest" if status < 500 else "instanceFault")
     content: dict[str, Any] = {name: {"code": status, "message": problem.message}}
     return Response(
-        msgspec.json.encode(content), status, headers=problem.headers, media_type="application/json",
+        msgspec.json.encode(content), status, headers=headers, media_type="application/json",
     )

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from coffer_api import bodies, documents, instance_rows
 from coffer_api.call import Call, Routes, reply
 from coffer_api.filing import HEADER, change, changed, need_serving
-from coffer_api.problems import Problem, not_found
+from coffer_api.problems import RETRY, Problem, not_found
 from coffer_db import operations
 from coffer_shared.commands import DisableRoot, EnableRoot, RootState
 from coffer_shared.datastore import Feature
@@ -44,7 +44,7 @@ async def enable_root(call: Call) -> Response:
     if not done:
         async with call.api.db.begin() as session:
             await operations.request_cancel(session, operation)
-        raise Problem(503, "Root could not be enabled in time; try again.", {HEADER: operation, "Retry-After": "5"})
+        raise Problem(503, "Root could not be enabled in time; try again.", {HEADER: operation, RETRY: "5"})
     return reply({"user": {"name": spec.root_user, "password": password}}, headers={HEADER: operation})
 
 

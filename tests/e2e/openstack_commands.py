@@ -36,7 +36,7 @@ class Row:
     outcome: Outcome = Outcome.WORKS
     admin: bool = False
     until: str = ""
-    """What is waited for afterwards: `ready`, `gone` or `complete`, then a name."""
+    """What is waited for afterwards: `ready`, `complete` or `gone`, then what and its name."""
 
 
 def rows(way: str) -> tuple[Row, ...]:
@@ -84,7 +84,7 @@ GROUPS = (
         "--datastore-version 17 --description words", r"max_connections"),
     Row("database configuration list", r"group-{t}.*postgresql"),
     Row("database configuration show group-{t}", r"\b120\b"),
-    Row('database configuration parameter set {group} \'{{"work_mem": 4096}}\''),
+    Row('database configuration parameter set {group} \'{{"work_mem": "8MB"}}\''),
     Row("database configuration show group-{t}", r"work_mem"),
     Row('database configuration set {group} \'{{"max_connections": 130}}\' --name group-{t} --description more'),
     Row("database configuration show group-{t}", r"\b130\b"),
@@ -94,7 +94,7 @@ INSTANCE = (
     Row("database instance create spare-{t} --flavor 1 --size 1 --datastore postgresql --datastore-version 17",
         r"\bBUILD\b"),
     Row("database instance create desk-{t} --flavor tiny --size 1 --datastore postgresql --datastore-version 17 "
-        "--databases shop --users app:{password} --is-public", r"\bBUILD\b", until="ready desk-{t}"),
+        "--databases shop --users app:{password} --is-public", r"\bBUILD\b", until="ready instance desk-{t}"),
     Row("database instance list", r"desk-{t}.*ACTIVE.*HEALTHY"),
     Row("database instance show desk-{t}", r"\bHEALTHY\b"),
     Row("database instance update desk-{t} --name desk2-{t}"),
@@ -126,7 +126,7 @@ BACKUPS = (
     Row("database backup strategy list", r"\bmine\b"),
     Row("database backup strategy delete --instance-id {desk}"),
     Row("database backup create full-{t} --instance desk-{t} --description words", r"\bNEW\b",
-        until="complete full-{t}"),
+        until="complete backup full-{t}"),
     Row("database backup list", r"full-{t}"),
     Row("database backup list instance desk-{t}", r"full-{t}.*COMPLETED"),
     Row("database backup show full-{t}", r"COMPLETED"),
@@ -135,12 +135,12 @@ BACKUPS = (
           "database backup create more-{t} --restore-from http://x/c/o --restore-datastore-version {version} "
           "--restore-size 1"),
     Row("database backup delete full-{t}", r"accepted", until="gone backup full-{t}"),
-    Row("database backup execution delete nothing", r"auth_url|mistral|workflow|endpoint", Outcome.OUTSIDE),
+    Row("database backup execution delete nothing", r"auth_url|None", Outcome.OUTSIDE),
 )
 TASKS = (
-    Row("database instance restart desk-{t}", until="ready desk-{t}"),
-    Row("database instance update desk-{t} --is-private", until="ready desk-{t}"),
-    Row("database instance update desk-{t} --is-public --allowed-cidr 127.0.0.0/8", until="ready desk-{t}"),
+    Row("database instance restart desk-{t}", until="ready instance desk-{t}"),
+    Row("database instance update desk-{t} --is-private", until="ready instance desk-{t}"),
+    Row("database instance update desk-{t} --is-public --allowed-cidr 127.0.0.0/8", until="ready instance desk-{t}"),
     *_all(
         Outcome.WAITS, LATER, "database configuration attach desk-{t} group-{t}",
         "database instance update desk-{t} --configuration {group}",
@@ -165,9 +165,9 @@ TASKS = (
 )
 MANAGEMENT = (
     Row("database instance list --all-projects", r"desk-{t}", admin=True),
-    Row("database instance reboot {desk}", admin=True, until="ready desk-{t}"),
+    Row("database instance reboot {desk}", admin=True, until="ready instance desk-{t}"),
     Row("database instance rebuild {desk} {version}", LATER, Outcome.WAITS, admin=True),
-    Row("database instance reset status {desk}", admin=True, until="ready desk-{t}"),
+    Row("database instance reset status {desk}", admin=True, until="ready instance desk-{t}"),
     Row("database quota show {project}", r"instances", admin=True),
     Row("database quota update {project} instances 7", r"instances.*\b7\b", admin=True),
     Row("database quota show {project}", r"instances.*\b7\b", admin=True),

@@ -204,5 +204,5 @@ def test_wrong_credentials_are_refused_and_slowed(stack, api):
     stranger = Api(api.endpoint, "nobody", "guess")
     answers = [stranger("GET", "/instances") for _ in range(8)]
     assert {a.status for a in answers} == {401}
-    assert any("retry-after" in a.headers for a in answers)
+    assert any("x-coffer-retry-after" in a.headers for a in answers)
     assert api("GET", "/instances").status == 200

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+with warnings.catch_warnings(action="ignore"):
+    import openstack
 
 from e2e.openstack_commands import ROWS, Outcome, Row, command_of, installed, judged, rows
 from support.openstack_cli import OpenStack, Said
 from support.stack import Stack, eventually
+from support.ways import WAYS, arguments, environ
 
-
-def basic(stack: Stack, admin: bool) -> dict[str, str]:
-    known = stack.clients["users"]["admin" if admin else "demo"]
-    return {
-        "OS_AUTH_TYPE": "http_basic", "OS_ENDPOINT": known["endpoint"], "OS_USERNAME": known["user"],
-        "OS_PASSWORD": known["password"],
-    }
-
-
-WAYS: dict[str, Callable[[Stack, bool], dict[str, str]]] = {"http_basic": basic}
+pytestmark = pytest.mark.filterwarnings("ignore")  # the SDK warns of itself
 
 
 @dataclass
 class Clients:
     way: str
+    database: Any
+    """The member's, by the SDK: it keeps its token, so that looking again is quick."""
     member: OpenStack
     admin: OpenStack
     known: dict[str, str] = field(default_factory=dict)
@@ -47,31 +47,28 @@ class Clients:
         return (self.admin if row.admin else self.member)(*shlex.split(self.fill(row.words)))
 
     def wait(self, until: str) -> None:
-        what, *rest = until.split()
-        if what == "ready":
-            eventually(lambda: self._states(rest[0]) == ("ACTIVE", "HEALTHY"), within=180, what=until)
-        elif what == "complete":
-            eventually(
-                lambda: self.member.json("database", "backup", "show", rest[0])["status"] == "COMPLETED", within=120,
-                what=until,
-            )
-        else:
-            kind, name = rest
-            eventually(
-                lambda: name not in {i["Name"] for i in self.member.json("database", kind, "list")}, within=120,
-                what=until,
-            )
+        what, kind, name = until.split()
+        eventually(lambda: self._is(what, f"{kind}s", name), within=180, what=until)
 
     def tidy(self) -> None:
         """What a row that failed has left behind."""
-        for item in self.member.json("database", "instance", "list"):
-            if item["Name"].endswith(self.known["t"]):
-                self.member("database", "instance", "delete", item["ID"])
+        for item in self._list("instances"):
+            if item["name"].endswith(self.known["t"]):
+                self.database.delete(f"/instances/{item['id']}")
 
-    def _states(self, name: str) -> tuple[str, str]:
-        shown = self.member.json("database", "instance", "show", name)
-        assert shown["status"] != "ERROR", shown.get("fault")
-        return shown["status"], shown["operating_status"]
+    def _is(self, what: str, kind: str, name: str) -> bool:
+        found = [item for item in self._list(kind) if item["name"] == name]
+        if what == "gone":
+            return not found
+        (item,) = found
+        assert item["status"] not in {"ERROR", "FAILED"}
+        return (item["status"], item.get("operating_status")) in {("ACTIVE", "HEALTHY"), ("COMPLETED", None)}
+
+    def _list(self, kind: str) -> list[dict[str, Any]]:
+        answer = self.database.get(f"/{kind}", params={"limit": 100})
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = answer.json()[kind]
+        return found
 
 
 LOOKED_UP: Mapping[str, str] = {
@@ -87,17 +84,20 @@ def looked_up(client: OpenStack, words: str) -> str:
     return str(next(item["ID"] for item in client.json(*command) if item["Name"] == name))
 
 
-@pytest.fixture(params=list(WAYS))
+@pytest.fixture(params=WAYS)
 def clients(request: pytest.FixtureRequest, stack: Stack, tmp_path: Path) -> Iterator[Clients]:
-    environ = WAYS[request.param]
-    found = Clients(request.param, OpenStack(environ(stack, False)), OpenStack(environ(stack, True)), {
+    way = request.param
+    known = {
         "t": secrets.token_hex(3), "password": secrets.token_urlsafe(12), "scratch": str(tmp_path / "log"),
         "project": "5b1ee000-0000-4000-8000-" + secrets.token_hex(6),
-    })
-    yield found
-    found.tidy()
-    found.member.close()
-    found.admin.close()
+    }
+    with (
+        openstack.connection.Connection(**arguments(stack, way)) as connection,
+        OpenStack(environ(stack, way)) as member, OpenStack(environ(stack, way, admin=True)) as admin,
+    ):
+        found = Clients(way, connection.database, member, admin, known)
+        yield found
+        found.tidy()
 
 
 def test_no_command_of_the_client_is_forgotten():
@@ -106,7 +106,7 @@ def test_no_command_of_the_client_is_forgotten():
     assert {command_of(row.words, known) for row in ROWS} == known
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_every_command(clients: Clients, capsys: pytest.CaptureFixture[str]):
     """Goes on after a row that fails, and says at the end how each command did."""
     known, scores, wrong = installed(), dict[str, list[str]](), list[str]()
@@ -132,12 +132,10 @@ def test_every_command(clients: Clients, capsys: pytest.CaptureFixture[str]):
 
 def test_the_command_itself(stack: Stack):
     """Once as it is typed, in a process of its own."""
-    import os
-
-    openstack = Path(sys.executable).with_name("openstack")
+    program = Path(sys.executable).with_name("openstack")
     plain = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
     done = subprocess.run(
-        [openstack, "datastore", "list", "-f", "value", "-c", "Name"], env={**plain, **basic(stack, False)},
+        [program, "datastore", "list", "-f", "value", "-c", "Name"], env={**plain, **environ(stack, "http_basic")},
         capture_output=True, text=True, check=False, timeout=60,
     )
     assert (done.returncode, done.stdout) == (0, "postgresql\n"), done.stderr

@@ -19,6 +19,7 @@ with warnings.catch_warnings(action="ignore"):
     from openstack.database.v1._proxy import Proxy
 
 from support.stack import Stack, eventually
+from support.ways import WAYS, arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the SDK warns of itself
 
@@ -143,18 +144,9 @@ END = (
 CASES = (*OFFERS, *INSTANCE, *CONTENTS, *ACTIONS, *END)
 
 
-def basic(stack: Stack) -> Any:
-    known = stack.clients["users"]["demo"]
-    auth = {"endpoint": known["endpoint"], "username": known["user"], "password": known["password"]}
-    return openstack.connection.Connection(auth_type="http_basic", auth=auth)
-
-
-WAYS: dict[str, Callable[[Stack], Any]] = {"http_basic": basic}
-
-
-@pytest.fixture(params=list(WAYS))
+@pytest.fixture(params=WAYS)
 def life(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Life]:
-    with WAYS[request.param](stack) as connection:
+    with openstack.connection.Connection(**arguments(stack, request.param)) as connection:
         found = Life(connection.database)
         yield found
         for item in list(found.database.instances()):

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,11 @@ class OpenStack:
         assert said.status == 0, f"{' '.join(words)}: {said.text}"
         return json.loads(said.out)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
         self._process.communicate(timeout=20)
 
 

@@ -110,7 +110,7 @@ async def test_a_backup_that_takes_long_to_end_keeps_the_instance_for_now(
         (await api("POST", "/backups", wanted(instance))).must(202)
         for _ in range(2):
             answer = await api("DELETE", f"/instances/{instance}")
-            assert (answer.status, answer.headers["retry-after"]) == (422, "5")
+            assert (answer.status, answer.headers["x-coffer-retry-after"]) == (422, "5")
             assert "create_backup is being cancelled" in answer.problem
         (row,) = await world.sql("SELECT cancel_requested, kind FROM operations")
         assert dict(row) == {"cancel_requested": True, "kind": "create_backup"}

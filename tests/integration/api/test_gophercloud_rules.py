@@ -163,7 +163,8 @@ async def test_configuration_groups(api: Caller, go: Gophercloud):
     assert (await api("GET", path)).status == 404
 
 
-async def test_parameters_have_numeric_limits(go: Gophercloud):
+async def test_parameters_have_numeric_limits(go: Gophercloud, world: World):
+    await world.parameters()
     by_name = f"/datastores/postgresql/versions/{VERSION}/parameters"
     by_id = f"/datastores/versions/{VERSION}/parameters"
     every = gophercloud.items(gophercloud.PARAMETER)

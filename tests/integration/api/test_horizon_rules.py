@@ -12,10 +12,11 @@ import pytest
 from keystoneauth1.http_basic import HTTPBasicAuth
 from keystoneauth1.session import Session
 
+from coffer_api.settings import Settings
 from coffer_shared.commands import UserFound
 from coffer_shared.messages import Engine
 from integration.api.guest import StubGuest, doing
-from integration.api.service import VERSION, Caller, World
+from integration.api.service import VERSION, Caller, World, serving
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
     from troveclient.apiclient.exceptions import ClientException
@@ -23,6 +24,7 @@ with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
 
 T = TypeVar("T")
 NETWORK = "99999999-9999-4999-8999-999999999999"
+UNKNOWN = NETWORK
 PROBED = ("hostname", "replicas", "replica_of", "configuration", "cluster_id", "shard_id")
 """Looked for by name: being there means something, whatever the value."""
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
@@ -248,7 +250,9 @@ async def test_backups_and_their_strategies(horizon: Dashboard, world: World):
     assert await horizon(strategies) == (["mine"], [])
 
 
-async def test_configurations_send_their_values_as_an_object(horizon: Dashboard):
+async def test_configurations_send_their_values_as_an_object(horizon: Dashboard, world: World):
+    await world.parameters()
+
     def life(client: Any) -> Any:
         made = client.configurations.create(
             "c", '{"max_connections": 100}', description="d", datastore="postgresql", datastore_version=VERSION,
@@ -269,6 +273,35 @@ async def test_the_panel_of_clusters_is_empty_and_creating_one_waits(horizon: Da
     assert await horizon(lambda client: client.clusters.list()) == []
     error = await horizon.fails(lambda client: client.clusters.create("c", "postgresql", "17", instances=[]))
     assert error.http_status == 501
+
+
+async def test_every_error_reaches_the_user(api: Caller, world: World, choose: Callable[..., Settings]):
+    """The library shows nothing of an error that carries Retry-After, unless it is 413."""
+    instance = await world.instance()
+    wanted: list[tuple[Dashboard, Callable[[Any], Any], int, str]] = [
+        (Dashboard(api), lambda client: client.instances.delete(instance), 422, "cannot be|is not"),
+        (Dashboard(api), lambda client: client.databases.list(instance), 503, "not connected to the guests"),
+        (Dashboard(api), lambda client: client.instances.get(UNKNOWN), 404, UNKNOWN),
+        (Dashboard(api.as_("rita")), lambda client: client.instances.restart(instance), 403, "instance:restart"),
+    ]
+    (await api("POST", "/backups", {"backup": {"name": "b", "instance": instance}})).must(202)
+    async with serving(choose(cancel_wait=0.1, http_get_rate=1)) as hasty:
+        hurried = Dashboard(hasty)
+        wanted[0] = (hurried, *wanted[0][1:])
+        for dashboard, view, status, says in wanted:
+            error = await dashboard.fails(view)
+            assert (error.http_status, bool(re.search(says, str(error)))) == (status, True), error
+        await hurried(lambda client: client.flavors.list())
+        error = await hurried.fails(lambda client: client.flavors.list())
+        assert (error.http_status, error.retry_after >= 1) == (413, True)
+
+
+async def test_a_guess_too_many_is_told(api: Caller):
+    guesser = Dashboard(api)
+    guesser.client.client.session.auth.password = "wrong"
+    errors = [await guesser.fails(lambda client: client.flavors.list()) for _ in range(7)]
+    assert {error.http_status for error in errors} == {401}
+    assert "try again later" in str(errors[-1])
 
 
 async def test_find_by_name_needs_a_404(horizon: Dashboard, world: World):

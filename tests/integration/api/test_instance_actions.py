@@ -94,7 +94,7 @@ async def test_access_is_changed_whatever_the_engine_does_but_not_beside_another
     answer = await api("PUT", f"/instances/{instance}", body)
     assert answer.status == 422
     assert "update_access is running" in answer.problem
-    assert "retry-after" in answer.headers
+    assert "x-coffer-retry-after" in answer.headers
 
 
 # --- actions ---

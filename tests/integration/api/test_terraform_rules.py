@@ -121,7 +121,10 @@ async def test_db_user_reads_its_databases_back(asking: Caller, world: World, gu
     assert answer.status == 202
 
 
-async def test_db_configuration_is_ready_when_it_answers_200_and_gone_at_404(api: Caller, go: Gophercloud):
+async def test_db_configuration_is_ready_when_it_answers_200_and_gone_at_404(
+    api: Caller, go: Gophercloud, world: World,
+):
+    await world.parameters()
     wanted = {
         "name": "test", "description": "of a test", "datastore": {"type": "postgresql", "version": "17"},
         "values": {"max_connections": 200},
