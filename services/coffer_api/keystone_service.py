@@ -149,7 +149,7 @@ def connect(file: str, cloud: str, deadline: float) -> tuple[Keystone, str]:
     """As the user of `cloud` in `file`; without them, as clients find theirs (OS_CLOUD, OS_* variables, clouds.yaml).
     With it, Keystone's address. No talk yet. BadSettings, whose text holds nothing that is secret."""
     # Imported here, since no other way to sign in needs them and they are large.
-    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415
+    import yaml  # noqa: PLC0415
     from keystoneauth1.exceptions import ClientException  # noqa: PLC0415
     from keystoneauth1.session import Session  # noqa: PLC0415
     from openstack.config.loader import OpenStackConfig  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The stack's own Keystone, and the unmodified OpenStack client with what `make up PROFILE=keystone` laid out for it."""
+"""The stack's own Keystone, and the unmodified OpenStack client with what `PROFILE=keystone` laid out for it."""
 
 from __future__ import annotations
 

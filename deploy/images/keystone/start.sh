@@ -10,8 +10,15 @@ users=/etc/coffer/keystone.json here=/var/lib/keystone
 
 die() { echo "keystone: $*"; exit 1; }
 
-make_keys() { # fernet|credential
-    [ -s "$here/$1-keys/0" ] || keystone-manage "$1_setup" --keystone-user "$(id -un)" --keystone-group "$(id -gn)"
+# A key for the tokens of now and the one that comes after it, as `keystone-manage fernet_setup` would draw them.
+make_keys() {
+    [ ! -d $here/fernet-keys ] || return 0
+    mkdir -p $here/new-keys
+    for name in 0 1; do
+        head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n' >$here/new-keys/$name
+    done
+    sync $here/new-keys/*
+    mv $here/new-keys $here/fernet-keys
 }
 
 # Of this release of Keystone, with its roles, its admin and itself in the catalogue. Noted at the end, so that a start
@@ -36,10 +43,7 @@ make_database() {
 [ -r $users ] || die "$users is missing or cannot be read by uid $(id -u)"
 [ -w $here ] || die "$here cannot be written by uid $(id -u)"
 : "${COFFER_IDENTITY_URL:?is not set}" "${COFFER_DATABASE_URL:?is not set}"
-make_keys fernet & fernet=$!
-make_keys credential & credential=$!
+make_keys
 make_database
-wait $fernet
-wait $credential
 cd /etc/keystone
 exec gunicorn
