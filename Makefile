@@ -6,7 +6,7 @@ PYTHON ?= python3
 export DEPTH
 
 help:
-	@echo "make up      start the development stack on this machine"
+	@echo "make up      start the development stack on this machine (PROFILE=keystone: with a Keystone and an API that asks it)"
 	@echo "make demo    the main job: create an instance, use it, restart it, compare, delete it"
 	@echo "make test    every kind of test (DEPTH=full for all of each)"
 	@echo "make check   linters, types, import rules"
@@ -15,7 +15,7 @@ help:
 	@echo "make clean   stop it and remove all it made: instances, volumes, networks"
 
 up:
-	@deploy/up.sh
+	@[ -z "$(PROFILE)" ] || export COFFER_PROFILES="$(PROFILE)"; deploy/up.sh
 
 demo: up
 	@$(PYTHON) deploy/demo.py

@@ -6,19 +6,27 @@ cd "$(dirname "$0")/.."
 say() { printf '%s\n' "$*"; }
 guest_images="coffer/postgres:17 coffer/postgres-backup:17" # what machines pull
 
+umask 077
+mkdir -p "$state"
+touch "$settings"
+# As with every setting: once chosen, it stays until another is given.
+COFFER_PROFILES=${COFFER_PROFILES-$(sed -n 's/^COFFER_PROFILES=//p' "$settings")}
+case $COFFER_PROFILES in
+    '' | keystone) export COFFER_PROFILES ;;
+    *) say "There is no profile $COFFER_PROFILES; the one that there is: keystone" >&2; exit 2 ;;
+esac
+
 deploy/host/docker.sh
 deploy/images/build.sh
 
 # --- settings that only this machine knows; nothing here is secret ---
-umask 077
-mkdir -p "$state"
-touch "$settings"
 set_env() {
     grep -v "^$1=" "$settings" > "$settings.new" || :
     printf '%s=%s\n' "$1" "$2" >> "$settings.new"
     mv "$settings.new" "$settings"
 }
 env | grep '^COFFER_[A-Z_]*=' | while IFS='=' read -r name value; do set_env "$name" "$value"; done
+set_env COMPOSE_PROFILES "$COFFER_PROFILES" # so every command of compose means the same services
 set_env COFFER_DOCKER_GID "$(stat -c %g /var/run/docker.sock)"
 
 say "Starting PostgreSQL, NATS, Swift and the registry ..."
@@ -39,7 +47,8 @@ say "Migrating the database and registering the datastores ..."
 compose run --rm migrate
 printf '%s\n' "$pushed" | compose run --rm -T migrate coffer-manage register --state /run/coffer
 
-say "Starting Coffer ..."
+say "Starting Coffer${COFFER_PROFILES:+ with $COFFER_PROFILES} ..."
+[ -n "$COFFER_PROFILES" ] || compose --profile keystone rm -sf keystone api-keystone > /dev/null 2>&1
 compose up -d --wait --remove-orphans
 
 # --- seeds of earlier images, once no machine has links into them ---
@@ -67,6 +76,14 @@ if store := known.get("object_store"):
 (state / "openrc").write_text("".join(lines))
 PY
 
+rm -f "$state/clouds.yaml"
+[ -z "$COFFER_PROFILES" ] || {
+    keystone=$(compose port keystone 5000)
+    compose run --rm -T --no-deps init coffer-manage clouds --state /state --auth-url "http://$keystone/v3" \
+        > "$state/clouds.yaml.new"
+    mv "$state/clouds.yaml.new" "$state/clouds.yaml"
+}
+
 cat <<TEXT
 
 Coffer runs.
@@ -77,5 +94,7 @@ Try it:
   make demo                 the main job, end to end
   . $state/openrc           then, with python-openstackclient and python-troveclient installed:
   openstack database instance list
-Stop it with \`make down\` (data stays) or \`make clean\` (nothing stays).
+${keystone:+With Keystone, http://$keystone (the API that asks it: http://$(compose port api-keystone 8779)), in a shell without the above:
+  OS_CLIENT_CONFIG_FILE=$state/clouds.yaml openstack --os-cloud coffer database instance list
+}Stop it with \`make down\` (data stays) or \`make clean\` (nothing stays).
 TEXT

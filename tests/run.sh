@@ -7,6 +7,8 @@ export COFFER_STACK=${COFFER_STACK:-coffertest}
 export COFFER_API_PORTS=${COFFER_API_PORTS:-18779-18780} COFFER_PROMETHEUS_PORT=${COFFER_PROMETHEUS_PORT:-19090}
 export COFFER_TENANT_POOL=${COFFER_TENANT_POOL:-10.214.0.0/16} COFFER_PUBLIC_POOL=${COFFER_PUBLIC_POOL:-127.0.14.0/24}
 export COFFER_SWIFT_PORT=${COFFER_SWIFT_PORT:-18781}
+export COFFER_PROFILES=keystone COFFER_KEYSTONE_PORT=${COFFER_KEYSTONE_PORT:-18783}
+export COFFER_KEYSTONE_API_PORT=${COFFER_KEYSTONE_API_PORT:-18782}
 export COFFER_HEARTBEAT_EXPIRY=${COFFER_HEARTBEAT_EXPIRY:-25}
 export DEPTH=${DEPTH:-short}
 took=() others=() failed=0
@@ -50,8 +52,10 @@ trap 'finish; exit $failed' EXIT
 trap 'exit 130' INT TERM
 
 part "linters, types, import rules" make -s check
-part "Docker and the images" sh -c 'deploy/host/docker.sh && deploy/images/build.sh'
+part "Docker and the images" sh -c 'deploy/host/docker.sh && COFFER_PROFILES= deploy/images/build.sh'
+beside "the image of Keystone" deploy/images/build.sh keystone
 part "unit" tests tests/unit
+joined
 beside "contract" tests tests/contract
 part "integration" tests tests/integration
 joined

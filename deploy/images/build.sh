@@ -1,5 +1,6 @@
 #!/bin/sh
-# Build the stack's images: the base first, then each folder here that has a Dockerfile, or only the ones named.
+# Build the stack's images: the base first, then each folder here that has a Dockerfile, or only the ones named. Keystone
+# is left out unless it is named or COFFER_PROFILES has it.
 #   build.sh [NAME...]             e.g. build.sh services machine
 #   COFFER_BUILD_JOBS=2            how many at a time
 #   COFFER_BUILD_LOGS=DIR          where each build's output goes (a folder of its own under TMPDIR by default)
@@ -80,7 +81,8 @@ if [ $# = 0 ]; then
     for file in "$here"/*/Dockerfile; do
         name=${file%/*}
         name=${name##*/}
-        [ "$name" = base ] || set -- "$@" "$name"
+        case $name,${COFFER_PROFILES:-} in base,* | keystone,) continue ;; esac
+        set -- "$@" "$name"
     done
 fi
 for name; do

@@ -73,7 +73,7 @@ def build(api: Reach, strategy: Strategy, policy: Policy, ready: Ready) -> ASGIA
         app.router.routes.extend(module.build(api))
     for kind, handler in _ANSWERS.items():
         app.add_exception_handler(kind, handler)
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _document(app, api.settings.auth_strategy)  # type: ignore[method-assign]
     limited = Rates(app, api.reads, limits_of(api.settings))
     return Edge(Auth(limited, strategy, policy), api.metrics)
 
@@ -118,7 +118,15 @@ _ANSWERS: dict[Any, Any] = {
 }
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+_SCHEMES: dict[str, dict[str, Any]] = {
+    "http_basic": {"basic": {"type": "http", "scheme": "basic"}},
+    "keystone": {"token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token"}},
+    "noauth": {},
+}
+"""How a caller is known, by strategy."""
+
+
+def _document(app: FastAPI, strategy: str) -> dict[str, Any]:
     """FastAPI's document with the models that routes only name. Made once."""
     if app.openapi_schema:
         return app.openapi_schema
@@ -145,10 +153,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
         },
     }
-    parts["securitySchemes"] = {"basic": {"type": "http", "scheme": "basic"}}
+    parts["securitySchemes"] = _SCHEMES[strategy]
     for path, operations in found["paths"].items():
         for operation in operations.values():
             if path.startswith("/v1.0/"):
-                operation["security"] = [{"basic": []}]
+                operation["security"] = [{name: []} for name in _SCHEMES[strategy]]
     app.openapi_schema = found
     return found

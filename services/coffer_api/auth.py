@@ -1,6 +1,7 @@
 """Authentication as an ASGI layer: who the caller is, and that the project in the path is theirs.
 
-`http_basic` asks a file of bcrypt hashes; `noauth` believes everybody and is for a loopback address only.
+`http_basic` asks a file of bcrypt hashes; `noauth` believes everybody and is for a loopback address only; `keystone`
+has a module of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Strategy(Protocol):
 
 
 class Auth:
-    """Sets `scope["identity"]` for everything under a project; the other paths are public."""
+    """Sets `scope["identity"]` for everything under a project. The other paths are public, and so is the project's own,
+    where a document of versions is."""
 
     def __init__(self, app: ASGIApp, strategy: Strategy, policy: Policy) -> None:
         self._app = app
@@ -48,7 +50,7 @@ class Auth:
         self._policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(PREFIX) and scope["segments"][1]:
+        if scope["type"] == "http" and scope["path"].startswith(PREFIX) and any(scope["segments"][2:]):
             found = await self._strategy.identify(scope, scope["segments"][1])
             scope["identity"] = replace(found, admin=True) if self._policy.is_admin(found) else found
             scope["policy"] = self._policy

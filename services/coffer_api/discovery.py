@@ -1,10 +1,11 @@
-"""What is public: the versions document, and whether the service is well."""
+"""What is public: the documents of versions, and whether the service is well."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -22,8 +23,8 @@ _VERSION = {"id": "v1.0", "status": "CURRENT", "updated": "2012-08-01T00:00:00Z"
 
 
 def routes(settings: Settings, ready: Ready) -> list[Route]:
-    def version(request: Request) -> dict[str, Any]:
-        link = {"rel": "self", "href": f"{base_url(settings, request)}/v1.0/"}
+    def version(request: Request, project: str = "") -> dict[str, Any]:
+        link = {"rel": "self", "href": f"{base_url(settings, request)}/v1.0/{project}"}
         return {**_VERSION, "links": [link]}
 
     async def versions(request: Request) -> Response:
@@ -36,6 +37,10 @@ def routes(settings: Settings, ready: Ready) -> list[Route]:
         """Clients without a catalogue take the project off their endpoint, look here, and put it back on."""
         return reply({"version": version(request)})
 
+    async def of_project(request: Request) -> Response:
+        """Clients whose endpoint has the project in it look here too, and go where the link says."""
+        return reply({"version": version(request, quote(request.scope["segments"][1], safe=""))})
+
     async def alive(_request: Request) -> Response:
         return PlainTextResponse("OK")
 
@@ -44,6 +49,7 @@ def routes(settings: Settings, ready: Ready) -> list[Route]:
 
     return [
         Route("/", versions), Route("/v1.0", one_version), Route("/v1.0/", one_version),
+        Route("/v1.0/{project}", of_project), Route("/v1.0/{project}/", of_project),
         Route("/healthz", alive), Route("/healthcheck", fit), Route("/readyz", fit),
     ]
 

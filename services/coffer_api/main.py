@@ -20,6 +20,8 @@ from coffer_api.app import build
 from coffer_api.asking import GuestQueries, NoGuests
 from coffer_api.auth import HttpBasic, NoAuth, Strategy
 from coffer_api.htpasswd import BadUserFile, UserFile
+from coffer_api.keystone import KeystoneTokens, TokenMetrics
+from coffer_api.keystone_service import connect
 from coffer_api.metrics import Metrics
 from coffer_api.policy import BadPolicy, Policy
 from coffer_api.reach import Guests, NoWakes, Reach, Wakes
@@ -100,9 +102,23 @@ async def _watch(policy: Policy) -> None:
 def make_strategy(chosen: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack) -> Strategy:
     if chosen.auth_strategy == "noauth":
         return NoAuth()
+    if chosen.auth_strategy == "keystone":
+        return _keystone(chosen, metrics, stack)
     path = Path(chosen.htpasswd) if chosen.htpasswd else Path(chosen.state_dir) / "htpasswd"
     strategy = HttpBasic(UserFile(path), metrics)
     stack.callback(strategy.close)
+    return strategy
+
+
+def _keystone(chosen: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack) -> Strategy:
+    service, address = connect(chosen.keystone_clouds, chosen.keystone_cloud, chosen.keystone_timeout)
+    stack.callback(service.close)
+    strategy = KeystoneTokens(
+        service, TokenMetrics(metrics.registry), uri=chosen.keystone_uri or address, remember=chosen.keystone_remember,
+        poll=chosen.keystone_poll,
+    )
+    strategy.start()
+    stack.push_async_callback(strategy.close)
     return strategy
 
 

@@ -26,7 +26,7 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     log_level: str = "info"
     region: str = "RegionOne"
 
-    auth_strategy: Literal["http_basic", "noauth"] = "http_basic"
+    auth_strategy: Literal["http_basic", "keystone", "noauth"] = "http_basic"
     htpasswd: str = ""
     """Path of a file with lines of user:bcrypt:project:role1,role2; empty: the one in `state_dir`."""
     policy_file: str = ""
@@ -34,6 +34,18 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     changes."""
     allow_noauth_remote: bool = False
     """Let `noauth` listen on an address that others can reach."""
+    keystone_clouds: str = ""
+    """Path of the clouds.yaml with the user that asks Keystone; empty: where OpenStack's clients look."""
+    keystone_cloud: str = ""
+    """Its name there; empty: OS_CLOUD or the OS_* variables say."""
+    keystone_uri: str = ""
+    """Where callers get a token, for the challenge of a 401; empty: the address in clouds.yaml."""
+    keystone_timeout: float = 10.0
+    """Seconds that Keystone has for an answer."""
+    keystone_remember: float = 60.0
+    """Seconds that a validated token is remembered."""
+    keystone_poll: float = 5.0
+    """Seconds between looks at what was revoked."""
 
     nats_urls: tuple[str, ...] = ()
     """Without any, users, databases and root cannot be read, and the provisioner finds operations when it looks."""
@@ -72,6 +84,10 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
                 "COFFER_HOST is not a loopback address: with noauth everybody who reaches it is an administrator; "
                 "COFFER_ALLOW_NOAUTH_REMOTE=true says that this is meant",
             )
+        if min(self.keystone_timeout, self.keystone_poll) < 0.1 or not 0 <= self.keystone_remember <= 3600:
+            raise BadSettings("COFFER_KEYSTONE_TIMEOUT and _POLL are 0.1 or more, _REMEMBER is 0 to 3600 seconds")
+        if set(self.keystone_uri) & set('"\\\r\n'):
+            raise BadSettings("COFFER_KEYSTONE_URI is not an address")
         if not is_container_name(self.backup_container):
             raise BadSettings("COFFER_BACKUP_CONTAINER is not the name of a container")
 

@@ -21,7 +21,7 @@ import bcrypt
 import msgspec
 
 from coffer_db.secrets import MasterKey
-from coffer_manage import authority, object_store
+from coffer_manage import authority, keystone, object_store
 from coffer_provisioner.account import TEMPLATES, AccountName, account_claims, server_config
 from coffer_provisioner.issuer import service_credentials
 from coffer_shared import jwt, keyset
@@ -80,6 +80,8 @@ class Foundation(msgspec.Struct):
     """Passwords of the development users."""
     store_keys: dict[str, str] = {}
     """Keys of the object store's users, by account and name, such as "demo:demo"."""
+    keystone: dict[str, str] = {}
+    """Passwords of the users of the stack's own Keystone."""
 
 
 def lay(
@@ -165,6 +167,7 @@ def _draw() -> Foundation:
             user: secrets.token_urlsafe(32)
             for user in (object_store.SETUP, object_store.BACKUP, *map(_store_user, DEVELOPMENT_USERS))
         },
+        keystone={name: secrets.token_urlsafe(32) for name in keystone.NAMES},
     )
 
 
@@ -216,7 +219,9 @@ def _files(
         "accounts.json": accounts,
     }
     base["nats"] = _nats(found, public, signers)
-    base["operator"] = {"users.json": _known(found)}
+    base["operator"] = {"users.json": _known(found), "keystone.json": msgspec.json.encode(found.keystone)}
+    base["keystone"] = {"keystone.json": keystone.users_file(found.keystone)}
+    base["api-keystone"] = {"clouds.yaml": keystone.service_clouds(found.keystone)}
     if store is not None:
         base["swift"] = {"users.conf": object_store.users_file(_store_users(found))}
         base["provisioner"]["storage.json"] = object_store.storage_file(store, found.store_keys)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from coffer_manage import foundation, master_key, object_store, offers, operating, parameters, projects
+from coffer_manage import foundation, keystone, master_key, object_store, offers, operating, parameters, projects
 from coffer_shared.errors import CofferError, Unavailable
 
 
@@ -48,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     clients.add_argument("--endpoint", required=True, help="up to /v1.0")
     clients.add_argument("--swift", default="", help="where clients reach the object store; empty: nowhere")
     clients.set_defaults(run=_clients)
+
+    clouds = commands.add_parser("clouds", help="print the clouds.yaml of the users of the stack's own Keystone")
+    clouds.add_argument("--state", type=Path, required=True)
+    clouds.add_argument("--auth-url", required=True, help="Keystone as clients reach it, up to /v3")
+    clouds.set_defaults(run=_clouds)
 
     key = commands.add_parser("master-key", help="keep the key that opens all backups outside of the installation")
     actions = key.add_subparsers(dest="action", required=True)
@@ -102,6 +107,11 @@ def _clients(arguments: argparse.Namespace) -> None:
         if arguments.swift:
             users[name]["object_store"] = object_store.access(arguments.swift, user["store_user"], user["store_key"])
     sys.stdout.write(msgspec.json.encode({**users["demo"], "users": users}).decode() + "\n")
+
+
+def _clouds(arguments: argparse.Namespace) -> None:
+    passwords = msgspec.json.decode((arguments.state / "operator" / "keystone.json").read_bytes(), type=dict[str, str])
+    sys.stdout.write(keystone.client_clouds(passwords, arguments.auth_url).decode())
 
 
 def _export(arguments: argparse.Namespace) -> None:

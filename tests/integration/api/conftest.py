@@ -25,6 +25,7 @@ ROLE, WORD = "coffer_api", "api-word"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.import_plugin("support.postgres")
+    config.pluginmanager.import_plugin("support.keystone")
 
 
 @pytest.fixture

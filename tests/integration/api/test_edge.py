@@ -32,6 +32,10 @@ async def test_the_public_documents(api: Caller):
     }]}
     for path in ("/v1.0", "/v1.0/"):
         assert (await api.bare("GET", path)).must(200)["version"]["links"][0]["href"] == f"{api.base}/v1.0/"
+    for path in ("/v1.0/p1", "/v1.0/p1/", "/v1.0/a%20b%2F"):
+        link = (await api.bare("GET", path)).must(200)["version"]["links"][0]["href"]
+        assert link == f"{api.base}{path.rstrip('/')}"
+    assert (await api.bare("GET", "/v1.0/p1/%2F")).status == 401
     for path in ("/healthz", "/readyz", "/healthcheck"):
         assert (await api.bare("GET", path)).must(200) == "OK"
     for path in ("/metrics", "/redoc", "/nothing"):

@@ -19,7 +19,7 @@ from cryptography import x509
 from coffer_api.htpasswd import parse
 from coffer_db import roles
 from coffer_db.secrets import MasterKey, MasterPublicKey
-from coffer_manage import foundation, object_store
+from coffer_manage import foundation, keystone, object_store
 from coffer_manage.foundation import (
     DATABASE_ROLES,
     DEVELOPMENT_USERS,
@@ -42,7 +42,7 @@ STORE = object_store.Address("http://swift:8080", "http://swift.coffer:8080")
 _DATABASE = {"database-password", "ca.pem"}
 _SEALING = {"key", "control.creds", "keyset", "root.pub"}
 FILES = {
-    "operator": {"foundation.json", "users.json"},
+    "operator": {"foundation.json", "users.json", "keystone.json"},
     "postgres": {"password"},
     "manage": {"database-password", "role-passwords.json", "master-fingerprint"},
     "nats": {"server.conf", "server.key", "server.pem"},
@@ -56,6 +56,8 @@ FILES = {
     "revoker": _DATABASE | {"system.creds", "operator-signing.seed", "accounts.json"},
     "backup-scheduler": _DATABASE | _SEALING,
     "status-collector": _DATABASE | _SEALING | {"guests.creds"},
+    "keystone": {"keystone.json"},
+    "api-keystone": {"clouds.yaml"},
 }
 
 
@@ -218,6 +220,10 @@ def test_no_secret_is_where_it_does_not_belong(state, found):
         key: {"swift", "provisioner"} if user in {object_store.SETUP, object_store.BACKUP} else {"swift"}
         for user, key in found.store_keys.items()
     }
+    allowed |= {
+        password: {"keystone", "api-keystone"} if user == keystone.SERVICE.name else {"keystone"}
+        for user, password in found.keystone.items()
+    }
     holders: dict[str, set[str]] = {secret: set() for secret in allowed}
     for file in state.rglob("*"):
         if file.is_file() and file.parent.name != "operator":
@@ -242,7 +248,8 @@ def test_the_stack_gives_each_folder_to_its_service_alone():
     assert {source: services - {"init"} for source, services in mounts.items()} == {
         "state-operator": set(), "state-postgres": {"postgres"}, "state-manage": {"migrate"}, "state-nats": {"nats"},
         "state-swift": {"swift"},
-        "state-api": {"api"}, "state-provisioner": {"provisioner"}, "state-door": {"door"},
+        "state-api": {"api", "api-keystone"}, "state-keystone": {"keystone"}, "state-api-keystone": {"api-keystone"},
+        "state-provisioner": {"provisioner"}, "state-door": {"door"},
         "state-revoker": {"revoker"}, "state-scheduler": {"backup-scheduler"}, "state-collector": {"status-collector"},
     }
     assert stack["init"]["network_mode"] == "none"
