@@ -18,7 +18,7 @@ from coffer_api.bodies import BackupSpec, CreateBackup
 from coffer_api.call import Call, Routes, reply
 from coffer_api.identity import allowed
 from coffer_api.instance_rows import UUID
-from coffer_api.problems import bad_request, not_found, not_in_this_release, unprocessable
+from coffer_api.problems import Problem, bad_request, not_found, not_in_this_release, unprocessable
 from coffer_db import operations
 from coffer_db.operations import Busy, NewOperation, Replayed
 from coffer_db.tables import BackupState
@@ -118,16 +118,18 @@ async def show_backup(call: Call) -> Response:
 
 @ROUTES.add(
     "POST", "/backups", rule="backup:create", body=CreateBackup, reply=documents.BackupReply, status=202,
-    errors=(501,), repeatable=True,
+    errors=(409, 501), repeatable=True,
 )
 async def create_backup(call: Call) -> Response:
     """A full backup of an instance, which goes on serving. The same request again under the same `Idempotency-Key`
     answers with the backup it made the first time."""
     spec = (await call.body(CreateBackup)).backup
-    _refuse_later(spec)
+    if spec.restore_from is not None:
+        raise not_in_this_release("Registering a backup that is stored elsewhere (restore_from)")
     instance = spec.instance or spec.instance_id
     if instance is None:
         raise bad_request("instance is missing.")
+    await _refuse_incremental(call, spec, instance)
     key = await filing.idempotency_key(call)
     try:
         async with filing.repeatable(call, key, instance):
@@ -160,11 +162,18 @@ async def _read(call: Call, page: backup_rows.Page, path: str) -> dict[str, Any]
     return {"backups": [views.backup(row) for row in rows[:limit]], **more}
 
 
-def _refuse_later(spec: BackupSpec) -> None:
-    if spec.parent_id is not None or spec.incremental:
-        raise not_in_this_release("An incremental backup")
-    if spec.restore_from is not None:
-        raise not_in_this_release("Registering a backup that is stored elsewhere (restore_from)")
+async def _refuse_incremental(call: Call, spec: BackupSpec, instance: str) -> None:
+    """What is wrong in itself is told first: a parent that is not there, not complete, or of another instance."""
+    if spec.parent_id is None and not spec.incremental:
+        return
+    await instance_rows.load(call, instance)
+    if spec.parent_id is not None:
+        parent = await backup_rows.load(call, spec.parent_id)
+        if parent["instance_id"] != instance:
+            raise bad_request(f"Backup {parent['id']} is not of instance {instance}.")
+        if parent["state"] != BackupState.COMPLETED:
+            raise Problem(409, f"Backup {parent['id']} cannot have increments: its state is {parent['state']}.")
+    raise not_in_this_release("An incremental backup")
 
 
 async def _plan(call: Call, spec: BackupSpec, instance: str) -> Wanted:

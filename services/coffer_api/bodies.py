@@ -269,6 +269,13 @@ class Nothing(Exact):
     """Of an action that takes no arguments."""
 
 
+class RemoteBackup(Exact):
+    remote_location: Nes
+    local_datastore_version_id: Uuid
+    size: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+    """GiB"""
+
+
 class BackupSpec(Body):
     """The instance goes by either name. What says incremental or `restore_from` is of later releases."""
 
@@ -282,7 +289,7 @@ class BackupSpec(Body):
         "anyOf": [{"type": "integer", "minimum": 0, "maximum": 1}, {"type": "boolean"}, {"type": "null"}],
     })] = False
     parent_id: Uuid | None = None
-    restore_from: Any = None
+    restore_from: RemoteBackup | None = None
 
 
 class CreateBackup(Body):

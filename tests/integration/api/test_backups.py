@@ -71,10 +71,12 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "bit 1.0": (wanted(UNKNOWN, incremental=1.0), 400, "incremental"),
     "parent": (wanted(UNKNOWN, parent_id="x"), 400, "parent_id"),
     "driver": (wanted(UNKNOWN, storage_driver="cinder"), 400, "storage_driver"),
-    "incremental": (wanted(UNKNOWN, incremental=1), 501, "incremental"),
-    "incremental true": (wanted(UNKNOWN, incremental=True), 501, "incremental"),
-    "increment": (wanted(UNKNOWN, parent_id=UNKNOWN), 501, "incremental"),
-    "elsewhere": (wanted(None, restore_from={"remote_location": "x"}), 501, "restore_from"),
+    "increment to nothing, true": (wanted(UNKNOWN, incremental=True), 404, "Resource"),
+    "increment to nothing": (wanted(UNKNOWN, incremental=1), 404, "Resource"),
+    "elsewhere, in part": (wanted(None, restore_from={"remote_location": "x"}), 400, "restore_from"),
+    "elsewhere": (wanted(None, restore_from={
+        "remote_location": "https://store.example/v1/a/c/o", "local_datastore_version_id": UNKNOWN, "size": 1.5,
+    }), 501, "restore_from"),
     "unknown instance": (wanted(UNKNOWN), 404, f"Resource {UNKNOWN} cannot be found."),
 }
 
@@ -329,3 +331,16 @@ async def test_what_is_shown_of_each_state(api: Caller, world: World):
     assert (await shown(discarded))["status"] == "FAILED"
     for state in ("BUILDING", "SAVING"):
         assert (await shown(await world.backup(instance, state)))["status"] == state
+
+
+async def test_weakness_21_a_parent_is_looked_at(api: Caller, world: World):
+    """Increments are of a later release; a parent that could never have any is refused as such."""
+    instance, other = await world.instance(), await world.instance()
+    parent, elsewhere = await world.backup(instance), await world.backup(other)
+    failed, foreign = await world.backup(instance, "FAILED"), await world.backup(instance, project="p2")
+    for wrong, status in ((UNKNOWN, 404), (foreign, 404), (elsewhere, 400), (failed, 409), (parent, 501)):
+        assert (await api("POST", "/backups", wanted(instance, parent_id=wrong))).status == status
+    for bit in (1, True):
+        answer = await api("POST", "/backups", wanted(instance, incremental=bit))
+        assert (answer.status, "incremental" in answer.problem) == (501, True)
+    assert await world.count("operations") == 0
