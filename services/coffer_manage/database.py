@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -36,7 +37,8 @@ async def migrate(state: Path) -> None:
                 for version in datastore.versions:
                     listed = coffer_datastores.parameters(version.manager, version.name)
                     await parameters.offer(session, version_id(datastore.name, version), listed)
-            await marks.set_mark(session, marks.MASTER_KEY, fingerprint(state))
+            with contextlib.suppress(FileNotFoundError):  # laid out by an earlier release: until the next `init`
+                await marks.set_mark(session, marks.MASTER_KEY, fingerprint(state))
             await _confirm_what_was_noted(session, state)
     finally:
         await db.close()
