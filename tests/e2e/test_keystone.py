@@ -80,7 +80,7 @@ def test_a_life_across_projects(openstack: OpenStack):
 
     assert made not in {i["ID"] for i in openstack("coffer-other", "database", "instance", "list")}
     openstack("coffer-other", "database", "instance", "show", made, fails="No")
-    openstack("coffer-other", "database", "instance", "delete", made, form=False, fails="No")
+    openstack("coffer-other", "database", "instance", "delete", made, form=False, fails="HTTP 404")
 
     def ready() -> bool:
         state = shown("coffer")
