@@ -158,7 +158,7 @@ async def test_keystone_stops_and_comes_back(keystone: Keystone, settings_of: Ca
         keystone.stop()
         try:
             refused = await door(new, account.project)
-            assert (refused.status, refused.headers["retry-after"]) == (503, "2")
+            assert (refused.status, refused.headers["x-coffer-retry-after"]) == (503, "2")
             assert (await door(known, account.project)).status == 200
             assert (await api.bare("GET", "/readyz")).status == 200
         finally:
