@@ -48,7 +48,7 @@ compose run --rm migrate
 printf '%s\n' "$pushed" | compose run --rm -T migrate coffer-manage register --state /run/coffer
 
 say "Starting Coffer${COFFER_PROFILES:+ with $COFFER_PROFILES} ..."
-[ -n "$COFFER_PROFILES" ] || compose --profile keystone rm -sf keystone api-keystone > /dev/null 2>&1
+[ -n "$COFFER_PROFILES" ] || compose --profile keystone rm -sf keystone api-keystone > /dev/null 2>&1 || :
 compose up -d --wait --remove-orphans
 
 # --- seeds of earlier images, once no machine has links into them ---

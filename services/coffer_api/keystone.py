@@ -22,7 +22,7 @@ from starlette.types import Scope
 
 from coffer_api.identity import Identity
 from coffer_api.keystone_service import Away, Refused, Token
-from coffer_api.problems import Problem
+from coffer_api.problems import RETRY, Problem
 from coffer_shared import log
 
 QUEUE = 64
@@ -148,14 +148,14 @@ class KeystoneTokens:
         if task is None:
             if len(self._asking) >= QUEUE:
                 self._count("overflow")
-                raise Problem(503, "Too many sign-ins at a time; try again.", {"Retry-After": "1"})
+                raise Problem(503, "Too many sign-ins at a time; try again.", {RETRY: "1"})
             task = asyncio.create_task(self._validate(digest, given.decode()))
             self._asking[digest] = task
         else:
             self._count("shared")
         found = await asyncio.shield(task)
         if isinstance(found, Away):
-            raise Problem(503, "The identity service cannot be asked; try again.", {"Retry-After": "2"})
+            raise Problem(503, "The identity service cannot be asked; try again.", {RETRY: "2"})
         if found is None:
             raise self._unknown("bad")
         return found

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_a_life_across_projects(openstack: OpenStack):
 
     assert made not in {i["ID"] for i in openstack("coffer-other", "database", "instance", "list")}
     openstack("coffer-other", "database", "instance", "show", made, fails="No")
-    openstack("coffer-other", "database", "instance", "delete", made, form=False, fails="No")
+    openstack("coffer-other", "database", "instance", "delete", made, form=False, fails="HTTP 404")
 
     def ready() -> bool:
         state = shown("coffer")
@@ -115,6 +116,18 @@ def test_a_revoked_token_is_refused_soon(openstack: OpenStack, endpoint: str):
     assert status(token["id"], url) == 200
     openstack("coffer", "token", "revoke", token["id"], form=False)
     eventually(lambda: status(token["id"], url) == 401, within=30, what="the revoked token is refused")
+
+
+def test_prometheus_sees_the_api(stack: Stack):
+    at = stack.compose("port", "prometheus", "9090").strip()
+
+    def watched() -> bool:
+        query = "coffer_api_revocations_watched{job='coffer-api-keystone'}"
+        with urllib.request.urlopen(f"http://{at}/api/v1/query?query={quote(query)}", timeout=10) as answer:
+            found = json.loads(answer.read())["data"]["result"]
+        return [row["value"][1] for row in found] == ["1"]
+
+    eventually(watched, within=60, what="the API that asks Keystone is scraped, and sees revocations")
 
 
 def test_no_password_and_no_token_is_in_a_log(stack: Stack, openstack: OpenStack, endpoint: str, clouds: Path):
