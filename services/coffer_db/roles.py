@@ -67,7 +67,7 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
     "coffer_api": (
         *_read(*_CATALOGUE, "instances", "heartbeats", "operation_events", "root_history"),
         Grant("instances", "insert"),
-        Grant("instances", "update", ("name", "is_public", "allowed_cidrs", "updated_at", "reset_at", "failed")),
+        Grant("instances", "update", ("name", "updated_at", "reset_at", "failed")),
         *_FILES_OPERATIONS,
         Grant("operations", "update", ("cancel_requested", "wake_at", "updated_at")),
         Grant("guests", "select", _GUEST_PUBLIC),

@@ -238,7 +238,8 @@ async def test_backups_and_their_strategies(horizon: Dashboard, world: World):
     assert ISO.fullmatch(made.created)
     (listed,) = await horizon(lambda client: client.backups.list())
     assert (listed.id, listed.parent_id, listed.datastore["type"]) == (made.id, None, "postgresql")
-    error = await horizon.fails(lambda client: client.backups.create("b", instance, parent_id=made.id))
+    parent = await world.backup(instance)
+    error = await horizon.fails(lambda client: client.backups.create("b", instance, parent_id=parent))
     assert error.http_status == 501
 
     def strategies(client: Any) -> Any:

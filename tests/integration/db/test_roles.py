@@ -54,7 +54,7 @@ ALLOWED = {
     "coffer_api": (
         "SELECT * FROM instances, heartbeats, operation_events, root_history",
         "SELECT id, args, state FROM operations", "SELECT xpub, xpub_old FROM guests",
-        "UPDATE instances SET name = 'x', allowed_cidrs = '[]'", "UPDATE operations SET cancel_requested = true",
+        "UPDATE instances SET name = 'x'", "UPDATE operations SET cancel_requested = true",
         "SELECT version_num FROM alembic_version",
     ),
     "coffer_provisioner": (
