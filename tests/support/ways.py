@@ -20,13 +20,13 @@ def environ(stack: Stack, way: str, *, admin: bool = False) -> dict[str, str]:
     }
 
 
-def arguments(stack: Stack, way: str) -> dict[str, Any]:
+def arguments(stack: Stack, way: str, *, admin: bool = False) -> dict[str, Any]:
     """For openstacksdk's `Connection`."""
     if way == "keystone":
         from openstack.config import OpenStackConfig
 
-        return {"config": OpenStackConfig(config_files=[clouds(stack)], load_envvars=False).get_one(cloud())}
-    known = _user(stack)
+        return {"config": OpenStackConfig(config_files=[clouds(stack)], load_envvars=False).get_one(cloud(admin=admin))}
+    known = _user(stack, admin=admin)
     auth = {"endpoint": known["endpoint"], "username": known["user"], "password": known["password"]}
     return {"auth_type": "http_basic", "auth": auth}
 
