@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.openstack_cli import OpenStack
 from support.stack import Stack, eventually, psql
-
-OPENSTACK = Path(sys.executable).with_name("openstack")
+from support.ways import environ
 
 
 @pytest.fixture(scope="module")
 def openstack(stack: Stack):
-    known = stack.clients["users"]["demo"]
-    environ = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("OS_")},
-        "OS_AUTH_TYPE": "http_basic", "OS_ENDPOINT": known["endpoint"], "OS_USERNAME": "demo",
-        "OS_PASSWORD": known["password"], "PYTHONWARNINGS": "ignore",
-    }
+    with OpenStack(environ(stack, "http_basic")) as client:
 
-    def call(*words: str, fails: bool = False, form: bool = True) -> Any:
-        command = [str(OPENSTACK), *words, *(["-f", "json"] if form else [])]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
-        assert (done.returncode != 0) is fails, f"{' '.join(words)}: {done.stdout} {done.stderr}"
-        return json.loads(done.stdout) if form and not fails else done.stdout + done.stderr
+        def call(*words: str, form: bool = True) -> Any:
+            if form:
+                return client.json(*words)
+            said = client(*words)
+            assert said.status == 0, f"{' '.join(words)}: {said.text}"
+            return said.text
 
-    return call
+        yield call
 
 
 @pytest.mark.timeout(300)
