@@ -56,8 +56,8 @@ part "Docker and the images" sh -c 'deploy/host/docker.sh && COFFER_PROFILES= de
 beside "the image of Keystone" deploy/images/build.sh keystone
 part "unit" tests tests/unit
 joined
-beside "contract" tests tests/contract
-part "integration" tests tests/integration
+beside "contract, and guests in Docker" tests tests/contract tests/integration/guest
+part "integration" tests -n 3 --dist loadfile tests/integration --ignore tests/integration/guest
 joined
 part "the stack comes up" deploy/up.sh
 part "end to end" tests tests/e2e

@@ -58,7 +58,7 @@ async def _must_be_documented(
         f"{at.scheme}://{at.netloc}", folder, headers=headers, examples=EXAMPLES, more=more,
         parameters={"project": at.path.rsplit("/", 1)[1], "id": found},
     )
-    assert report.status == 0, report.output[-20_000:]
+    assert report.status == 0, report.told()
 
 
 def _basic(api: Api) -> dict[str, str]:

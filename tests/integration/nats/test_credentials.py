@@ -20,7 +20,7 @@ from support.nats_server import NatsServer, binary
 
 from .conftest import Enter
 
-IID, OTHER = str(uuid.uuid4()), str(uuid.uuid4())
+IID, OTHER = str(uuid.uuid5(uuid.NAMESPACE_OID, "one")), str(uuid.uuid5(uuid.NAMESPACE_OID, "other"))
 EVERYTHING = {"pub": {"allow": [">"]}, "sub": {"allow": [">"]}, "subs": -1, "data": -1, "payload": -1}
 
 
@@ -142,7 +142,10 @@ def test_the_issuer_takes_strict_ids_only(server: NatsServer, instance: str) -> 
         server.issuer.bootstrap(instance)
 
 
-@pytest.mark.parametrize("public", ["", "*", NKey.generate(Kind.ACCOUNT).public, NKey.generate(Kind.USER).seed])
+@pytest.mark.parametrize(
+    "public", ["", "*", NKey.generate(Kind.ACCOUNT).public, NKey.generate(Kind.USER).seed],
+    ids=["nothing", "all", "an account's", "a seed"],
+)
 def test_the_issuer_takes_user_keys_only(server: NatsServer, public: str) -> None:
     with pytest.raises(ValueError):
         server.issuer.guest(IID, public)
