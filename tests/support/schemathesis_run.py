@@ -38,6 +38,7 @@ include-operation-id = [
 ]
 checks.not_a_server_error.expected-statuses = ["2xx", "4xx", 501, 503]
 checks.positive_data_acceptance.expected-statuses = ["2xx", "4xx", 501, 503]
+checks.negative_data_rejection.expected-statuses = ["4xx", 501, 503]
 """
 
 
