@@ -56,8 +56,11 @@ part "Docker and the images" sh -c 'deploy/host/docker.sh && COFFER_PROFILES= de
 beside "the image of Keystone" deploy/images/build.sh keystone
 part "unit" tests tests/unit
 joined
-beside "contract, and guests in Docker" tests tests/contract tests/integration/guest
-part "integration" tests -n 3 --dist loadfile tests/integration --ignore tests/integration/guest
+beside "contract" tests tests/contract
+part "integration: the API" tests -n 3 --dist loadfile tests/integration/api
+joined
+beside "integration: guests in Docker" tests tests/integration/guest
+part "integration: the rest" tests -n 3 --dist loadfile tests/integration/{collector,db,manage,nats,provisioner}
 joined
 part "the stack comes up" deploy/up.sh
 part "end to end" tests tests/e2e
