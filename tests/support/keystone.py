@@ -21,7 +21,7 @@ import pytest
 
 from coffer_manage import keystone as users
 from support.accounts import Account
-from support.swift import docker
+from support.containers import docker
 
 IMAGE = "coffer/keystone"
 WITHIN = 180.0

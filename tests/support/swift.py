@@ -10,7 +10,6 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from coffer_provisioner.storage.swift import SwiftSettings
+from support.containers import docker
 
 IMAGE = "coffer/swift"
 WITHIN = 60.0
@@ -124,12 +124,6 @@ def swift() -> Iterator[Swift]:
         yield running
     finally:
         running.remove()
-
-
-def docker(*command: str) -> str:
-    done = subprocess.run(["docker", *command], capture_output=True, text=True, check=False, timeout=90)
-    assert done.returncode == 0, f"docker {command[0]}: {done.stderr}"
-    return done.stdout.strip()
 
 
 def _users(directory: Path, settings: SwiftSettings) -> Path:
