@@ -230,7 +230,7 @@ class Routes:
             extra["parameters"].append(_IDEMPOTENCY_KEY)
             errors = (*errors, 422)
         if body is not None:
-            extra["requestBody"] = {"required": body_required, "content": _content(body)}
+            extra["requestBody"] = {"required": body_required, "content": _content(body, null=not body_required)}
         answer: dict[str, Any] = {"description": "Done" if status != 202 else "Accepted", "headers": dict(_HEADERS)}
         if method != "GET":
             answer["headers"]["X-Coffer-Operation"] = {"$ref": "#/components/headers/X-Coffer-Operation"}
@@ -280,5 +280,7 @@ def _parameters(path: str, query: tuple[str, ...], *, paged: bool) -> list[dict[
     return found
 
 
-def _content(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+def _content(model: type[BaseModel], *, null: bool = False) -> dict[str, Any]:
+    """`null`: that says nothing, like no body."""
+    schema: dict[str, Any] = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"application/json": {"schema": {"anyOf": [schema, {"type": "null"}]} if null else schema}}

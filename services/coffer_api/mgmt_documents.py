@@ -84,6 +84,7 @@ class ManagedInstanceDetail(Managed):
 
 class ManagedInstances(Page):
     instances: list[ManagedInstance]
+    instances_links: list[Link] | None = None
 
 
 class ManagedInstanceReply(BaseModel):
