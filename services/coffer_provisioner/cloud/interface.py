@@ -59,10 +59,21 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class Size:
+    """How large a machine is. `flavor` is the cloud's own name for it; a driver whose cloud has none goes by the rest."""
+
+    flavor: str
+    memory_mb: int
+    vcpus: float
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     id: str
     state: MachineState
     fault: str = ""
+    unconfirmed: bool = False
+    """It runs in a new size, and the cloud keeps the way back open until the size is confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +82,18 @@ class MachineSpec:
 
     tags: Tags
     name: str
-    memory_mb: int
-    vcpus: float
+    """The instance's, as its tenant chose it."""
+    size: Size
     port: Port
     volume: Volume
     user_data: bytes = field(repr=False)
+    manager: str = ""
+    """The datastore's folder: a mark for the cloud's operators."""
+    user: str = ""
+    """Who asked for the instance: as `manager`."""
+    availability_zone: str | None = None
+    locality: str | None = None
+    """affinity or anti-affinity, between the machines of one instance and its replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +122,14 @@ class Cloud(Protocol):
         CloudRefused `address_taken` or `no_network`, `no_subnet` when what was asked for cannot be had."""
         ...
 
-    async def ensure_volume(self, tags: Tags, *, gib: int, volume_type: str | None) -> Volume: ...
+    async def ensure_access(self, tags: Tags, *, tcp_port: int, allowed_cidrs: tuple[str, ...]) -> None:
+        """Let in at the tenant's port exactly who is allowed (nobody named: everybody), where the cloud filters
+        itself; the machine's own firewall does so everywhere. CloudRefused `bad_cidr`, `no_port`."""
+        ...
+
+    async def ensure_volume(
+        self, tags: Tags, *, gib: int, volume_type: str | None, availability_zone: str | None = None,
+    ) -> Volume: ...
 
     async def mark_volume(self, tags: Tags) -> None:
         """Record with the volume itself that it holds a started database, whatever our own database forgets."""
@@ -126,8 +151,30 @@ class Cloud(Protocol):
         """Stop (its agent stops the database first) and start."""
         ...
 
+    async def resize_machine(self, tags: Tags, size: Size) -> Machine:
+        """Give the machine another size, restarting it if the cloud must. BUILDING while that goes on; then `unconfirmed`
+        where the cloud keeps the way back open. One that has the size already is left as it is.
+
+        CloudRefused `no_machine`, `no_flavor`, `no_capacity`, `quota`."""
+        ...
+
+    async def confirm_resize(self, instance: str) -> Machine:
+        """Give up the way back. Nothing to confirm: nothing is done."""
+        ...
+
+    async def revert_resize(self, tags: Tags, size: Size) -> Machine:
+        """Back to `size`, which it had before, by the way that the cloud kept open or else by resizing again.
+        BUILDING while that goes on."""
+        ...
+
+    async def rebuild_machine(self, spec: MachineSpec) -> Machine:
+        """A new system disk from the image of today, with new user data; port, volume and its data stay. Once for each
+        operation (of `spec.tags`): called again, it tells how that goes. Without a machine it makes one."""
+        ...
+
     async def grow_volume(self, instance: str, gib: int) -> Volume:
-        """Grow the block device; the guest grows the file system. Shrinking is CloudRefused."""
+        """Grow the block device, online; the guest grows the file system. Not `ready` while that goes on. Shrinking is
+        CloudRefused `cannot_shrink`, of what is not there `no_volume`."""
         ...
 
     async def ensure_public_address(
