@@ -51,9 +51,8 @@ finish() {
 trap 'finish; exit $failed' EXIT
 trap 'exit 130' INT TERM
 
+beside "Docker and the images" sh -c 'deploy/host/docker.sh && deploy/images/build.sh'
 part "linters, types, import rules" make -s check
-part "Docker and the images" sh -c 'deploy/host/docker.sh && COFFER_PROFILES= deploy/images/build.sh'
-beside "the image of Keystone" deploy/images/build.sh keystone
 part "unit" tests tests/unit
 joined
 beside "contract" tests tests/contract
@@ -63,5 +62,7 @@ beside "integration: guests in Docker" tests tests/integration/guest
 part "integration: the rest" tests -n 3 --dist loadfile tests/integration/{collector,db,manage,nats,provisioner}
 joined
 part "the stack comes up" deploy/up.sh
+beside "existing clients" tests tests/clients
 part "end to end" tests tests/e2e
+joined
 part "chaos" tests tests/chaos

@@ -18,7 +18,7 @@ import pytest
 with warnings.catch_warnings(action="ignore"):
     import openstack
 
-from e2e.openstack_commands import ROWS, Outcome, Row, command_of, installed, judged, rows
+from clients.openstack_commands import ROWS, Outcome, Row, command_of, installed, judged, rows
 from support.openstack_cli import OpenStack, Said
 from support.stack import Stack, eventually
 from support.ways import WAYS, arguments, environ
