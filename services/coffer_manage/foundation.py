@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import bcrypt
 import msgspec
@@ -49,6 +50,7 @@ SENDS: Mapping[str, tuple[str, ...]] = {
     "backup-scheduler": (),
 }
 """Which commands a guest takes from whose key."""
+LOCAL = ("localhost", "127.0.0.1")
 USER_FILE = "htpasswd"
 VERIFIED_EXPORT = "verified-export"
 DEVELOPMENT_USERS = (("admin", "admin", "admin"), ("demo", "demo", "member"), ("other", "other", "member"))
@@ -211,14 +213,14 @@ def _files(
     base["door"] |= {
         "guest-signing.seed": guest_seed,
         "accounts.json": accounts,
-        **_server_files(found, ("door", "localhost", "127.0.0.1")),
+        **_server_files(found, ("door", *LOCAL, *_hosts(renewal_url))),
     }
     base["revoker"] |= {
         "system.creds": creds("SYS", "revoker"),
         "operator-signing.seed": found.operator_signing.encode(),
         "accounts.json": accounts,
     }
-    base["nats"] = _nats(found, public, signers)
+    base["nats"] = _nats(found, public, signers) | _server_files(found, ("nats", *LOCAL, *_hosts(*nats_urls)))
     base["operator"] = {"users.json": _known(found), "keystone.json": msgspec.json.encode(found.keystone)}
     base["keystone"] = {"keystone.json": keystone.users_file(found.keystone)}
     base["api-keystone"] = {"clouds.yaml": keystone.service_clouds(found.keystone)}
@@ -304,11 +306,16 @@ def _nats(
         accounts_dir=Path("/var/lib/nats/accounts"),
         http="127.0.0.1:8222",
     )
-    return {"server.conf": config.encode(), **_server_files(found, ("nats", "localhost", "127.0.0.1"))}
+    return {"server.conf": config.encode()}
+
+
+def _hosts(*urls: str) -> tuple[str, ...]:
+    """What guests know the servers by, which their certificates must name."""
+    return tuple(host for url in urls if (host := urlsplit(url).hostname) and host not in LOCAL)
 
 
 def _server_files(found: Foundation, names: tuple[str, ...]) -> dict[str, bytes]:
-    key, cert = authority.server(found.authority_key, found.authority_cert, names)
+    key, cert = authority.server(found.authority_key, found.authority_cert, tuple(dict.fromkeys(names)))
     return {"server.key": key.encode(), "server.pem": cert.encode()}
 
 

@@ -22,12 +22,12 @@ class BadSettings(Exception):
     """A setting is missing or has the wrong form. The text names the variable and never its value."""
 
 
-def load(kind: type[T], environ: Mapping[str, str] | None = None) -> T:
+def load(kind: type[T], environ: Mapping[str, str] | None = None, *, prefix: str = PREFIX) -> T:
     """Build `kind` from the environment. List fields are given comma separated."""
     source = os.environ if environ is None else environ
     values: dict[str, object] = {}
     for field in msgspec.structs.fields(kind):
-        name = PREFIX + field.name.upper()
+        name = prefix + field.name.upper()
         text = _value(source, name)
         if text is None:
             if field.required:
@@ -37,7 +37,7 @@ def load(kind: type[T], environ: Mapping[str, str] | None = None) -> T:
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise BadSettings(_without_value(error, kind)) from None
+        raise BadSettings(_without_value(error, kind, prefix)) from None
 
 
 def _value(source: Mapping[str, str], name: str) -> str | None:
@@ -62,10 +62,10 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _without_value(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
+def _without_value(error: msgspec.ValidationError, kind: type[msgspec.Struct], prefix: str) -> str:
     """The library's text may quote the value, so only the place in it is used."""
     place = re.search(r"`\$\.(\w+)[^`]*`$", str(error))
     if place is None:
-        return f"{PREFIX}*: not what {kind.__name__} needs"
+        return f"{prefix}*: not what {kind.__name__} needs"
     wanted = next(field.type for field in msgspec.structs.fields(kind) if field.name == place[1])
-    return f"{PREFIX}{place[1].upper()}: not a value of type {getattr(wanted, '__name__', wanted)}"
+    return f"{prefix}{place[1].upper()}: not a value of type {getattr(wanted, '__name__', wanted)}"

@@ -126,6 +126,18 @@ def test_a_second_start_changes_what_is_not_secret(state, tmp_path):
     assert told == {"nats_urls": ["tls://a:1", "tls://b:1"], "renewal_url": "https://c/renew"}
 
 
+def test_certificates_name_what_guests_know_the_servers_by(state, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(state, again)
+    foundation.lay(
+        again, nats_urls=("tls://192.0.2.7:4222", "tls://nats.example.org:4222"),
+        renewal_url="https://192.0.2.8:8443/renew", store=STORE,
+    )
+    for service, name in (("nats", "192.0.2.7"), ("nats", "nats.example.org"), ("nats", "nats"), ("door", "192.0.2.8")):
+        assert _handshake(again, service, name) is None
+    assert "mismatch" in str(_handshake(again, "nats", "192.0.2.8"))
+
+
 def test_an_installation_of_an_earlier_release_is_completed_once(state, tmp_path):
     """What it has stays; what it lacks is drawn by the first start after it, and not by the second."""
     path = tmp_path / "operator" / "foundation.json"
