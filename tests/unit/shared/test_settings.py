@@ -107,6 +107,7 @@ def _shown(error: BaseException | None, secret: str) -> list[BaseException]:
 def test_another_prefix_is_another_set_of_variables():
     given = {"COFFER_STORE_NAME": "n", "COFFER_STORE_PASSWORD": "p", "COFFER_PORT": "1"}
     assert load(Some, given, prefix="COFFER_STORE_") == Some(name="n", password="p")
-    for wrong, named in (({"COFFER_STORE_PORT": "x"}, "COFFER_STORE_PORT"), ({"COFFER_STORE_NAME": None}, "_STORE_NAME")):
-        with pytest.raises(BadSettings, match=named):
-            load(Some, {k: v for k, v in (given | wrong).items() if v is not None}, prefix="COFFER_STORE_")
+    with pytest.raises(BadSettings, match="COFFER_STORE_PORT"):
+        load(Some, given | {"COFFER_STORE_PORT": "x"}, prefix="COFFER_STORE_")
+    with pytest.raises(BadSettings, match="COFFER_STORE_NAME"):
+        load(Some, GIVEN, prefix="COFFER_STORE_")
