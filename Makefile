@@ -1,6 +1,6 @@
 # The commands of the project. `make up`, `make demo` and `make test` install and start what they need themselves.
 .POSIX:
-.PHONY: help up demo down clean test check unit venv bench requirements
+.PHONY: help up demo down clean test test-openstack check unit venv bench requirements
 DEPTH ?= short
 PYTHON ?= python3
 export DEPTH
@@ -9,6 +9,7 @@ help:
 	@echo "make up      start the development stack on this machine (PROFILE=keystone: with a Keystone and an API that asks it)"
 	@echo "make demo    the main job: create an instance, use it, restart it, compare, delete it"
 	@echo "make test    every kind of test (DEPTH=full for all of each)"
+	@echo "make test-openstack   what needs a real OpenStack; says which settings name it"
 	@echo "make check   linters, types, import rules"
 	@echo "make bench   figures, with the load of the machine beside them"
 	@echo "make down    stop the stack; data stays"
@@ -44,6 +45,9 @@ unit: venv
 
 test: venv
 	@tests/run.sh
+
+test-openstack: venv
+	@tests/openstack/run.sh
 
 bench: venv
 	@bench/run.sh

@@ -8,6 +8,15 @@ if [ "${1:-}" != --all ]; then
     exit
 fi
 [ -f "$settings" ] || exit 0
+if grep -qx COFFER_CLOUD=openstack "$settings" && [ "${COFFER_FORGET_INSTANCES:-}" != yes ]; then
+    left=$(compose exec -T postgres psql -XAtq -U postgres -d coffer \
+        -c 'SELECT count(*) FROM instances WHERE deleted_at IS NULL' 2> /dev/null) || left='an unknown number of'
+    [ "$left" = 0 ] || {
+        echo "There are $left instances, whose machines would stay in the cloud without anybody knowing of them: delete them" \
+            "first, or say COFFER_FORGET_INSTANCES=yes" >&2
+        exit 1
+    }
+fi
 compose stop --timeout 10 provisioner 2>/dev/null || :
 mine() { docker "$@" --filter "label=coffer.stack=$COFFER_STACK" -q; }
 for kind in container volume network; do

@@ -16,6 +16,16 @@ case $COFFER_PROFILES in
     *) say "There is no profile $COFFER_PROFILES; the one that there is: keystone" >&2; exit 2 ;;
 esac
 
+# Where machines are made: on this host's Docker, or in the OpenStack cloud that the COFFER_OPENSTACK_* settings name.
+COFFER_CLOUD=${COFFER_CLOUD-$(sed -n 's/^COFFER_CLOUD=//p' "$settings")}
+COFFER_CLOUD=${COFFER_CLOUD:-docker}
+case $COFFER_CLOUD in
+    docker) files=docker-compose.yml store=swift ;;
+    openstack) files=docker-compose.yml:deploy/openstack/compose.yml store= ;;
+    *) say "There is no cloud driver $COFFER_CLOUD; there are docker and openstack" >&2; exit 2 ;;
+esac
+export COFFER_CLOUD
+
 deploy/host/docker.sh
 deploy/images/build.sh
 
@@ -27,10 +37,19 @@ set_env() {
 }
 env | grep '^COFFER_[A-Z_]*=' | while IFS='=' read -r name value; do set_env "$name" "$value"; done
 set_env COMPOSE_PROFILES "$COFFER_PROFILES" # so every command of compose means the same services
+set_env COMPOSE_FILE "$files"
 set_env COFFER_DOCKER_GID "$(stat -c %g /var/run/docker.sock)"
+[ $COFFER_CLOUD = docker ] || {
+    clouds=$(sed -n 's/^COFFER_CLOUDS_FILE=//p' "$settings")
+    [ -r "$clouds" ] || { say "COFFER_CLOUDS_FILE: the clouds.yaml with the service's cloud cannot be read: '$clouds'" >&2; exit 2; }
+    # the services' own copy, readable for them alone
+    install -m 400 -o 10001 -g 10001 "$clouds" "$state/service-clouds.yaml"
+    set_env COFFER_CLOUDS_COPY "$PWD/$state/service-clouds.yaml"
+}
 
-say "Starting PostgreSQL, NATS, Swift and the registry ..."
-compose up -d --wait postgres nats swift registry registry-guests
+say "Starting PostgreSQL, NATS, ${store:+Swift }and the registry ..."
+# shellcheck disable=SC2086
+compose up -d --wait postgres nats $store registry registry-guests
 
 # --- engine and backup images into the registry, and the seed of layers that machines start from ---
 say "Pushing engine images and making the seed volume ..."
@@ -39,9 +58,12 @@ pushed=$(deploy/images/push.sh "${COFFER_STACK}_control" registry:5000 $guest_im
 references=$(printf '%s\n' "$pushed" | while read -r image digest; do
     printf 'registry.coffer:5000/%s@%s ' "${image%%:*}" "$digest"
 done)
-# shellcheck disable=SC2086
-seed=$(deploy/images/seed.sh "$COFFER_STACK" "$COFFER_STACK-management" registry.coffer:5000 $references)
-[ "${COFFER_SEED_VOLUME-unset}" != unset ] || set_env COFFER_SEED_VOLUME "$seed"
+seed=
+[ $COFFER_CLOUD != docker ] || {
+    # shellcheck disable=SC2086
+    seed=$(deploy/images/seed.sh "$COFFER_STACK" "$COFFER_STACK-management" registry.coffer:5000 $references)
+    [ "${COFFER_SEED_VOLUME-unset}" != unset ] || set_env COFFER_SEED_VOLUME "$seed"
+}
 
 say "Migrating the database and registering the datastores ..."
 compose run --rm migrate
@@ -56,6 +78,19 @@ for old in $(docker volume ls -q --filter "label=coffer.stack=$COFFER_STACK" --f
     grep "^$COFFER_STACK-seed-" | grep -vx -e "$seed" -e "${COFFER_SEED_VOLUME:-$seed}"); do
     [ -n "$(docker volume ls -q --filter "label=coffer.seed=$old")" ] || docker volume rm "$old" > /dev/null || :
 done
+
+[ $COFFER_CLOUD = docker ] || {
+    say "Taking over the flavors of the cloud ..."
+    compose run --rm -T migrate coffer-manage flavor sync --state /run/coffer --clouds /run/openstack/clouds.yaml \
+        --cloud "$(sed -n 's/^COFFER_OPENSTACK_CLOUD=//p' "$settings")"
+    cat << TEXT
+
+Coffer runs. Its API: http://$(compose port api 8779) (the catalogue's entry leads there, see deploy/openstack/prepare.sh).
+  openstack --os-cloud YOURS database instance list
+Stop it with \`make down\` (data stays).
+TEXT
+    exit 0
+}
 
 # --- what a client needs, readable by its owner only ---
 ports=$(sed -n "s/^COFFER_API_PORTS=//p" "$settings")

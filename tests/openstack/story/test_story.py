@@ -1,0 +1,191 @@
+"""A tenant's database on a real cloud, from nothing to nothing: each test goes on where the last one ended."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from support.bank import STATIC, Bank
+from support.cloud_tenant import Databases, Network, Times, setting
+from support.openstack_cli import OpenStack
+from support.stack import eventually, psql
+
+pytestmark = pytest.mark.timeout(3000)
+
+
+@dataclass
+class Shop:
+    id: str
+    password: str = field(repr=False)
+    public: str
+    bank: Bank
+    shown: dict[str, Any]
+
+
+def _public(shown: dict[str, Any]) -> str:
+    found = [one["address"] for one in shown["addresses"] if one["type"] == "public"]
+    assert found, shown["addresses"]
+    return str(found[0])
+
+
+@pytest.fixture(scope="module")
+def shop(databases: Databases) -> Shop:
+    """From nothing to healthy."""
+    password = secrets.token_urlsafe(18)
+    made = databases.create("shop", "--databases", "shop", "--users", f"app:{password}")
+    shown = databases.until_healthy(made, "create, until it is healthy")
+    public = _public(shown)
+    return Shop(made, password, public, Bank(public, "app", password, "shop"), shown)
+
+
+def _value(shop: Shop, statement: str) -> str:
+    return psql(shop.public, "app", shop.password, "shop", statement)
+
+
+def _reachable(shop: Shop) -> bool:
+    return psql(shop.public, "app", shop.password, "shop", "SELECT 1", check=False) == "1"
+
+
+def test_it_is_reached_through_the_floating_address(shop: Shop, times: Times) -> None:
+    times.until("healthy, until a client is let in", lambda: _reachable(shop), minutes=2)
+    shop.bank.make(rows=20_000)
+    assert _value(shop, "SELECT inet_server_addr()") == next(
+        one["address"] for one in shop.shown["addresses"] if one["type"] == "private"
+    )
+
+
+def test_who_is_allowed_is_let_in_and_others_are_not(tenant: OpenStack, shop: Shop, databases: Databases) -> None:
+    own = setting("COFFER_TEST_CLIENT_CIDR")
+    for ranges, admitted in ((("203.0.113.0/24",), False), (("203.0.113.0/24", own), True)):
+        words = [word for one in ranges for word in ("--allowed-cidr", one)]
+        said = tenant("database", "instance", "update", shop.id, "--is-public", *words)
+        assert said.status == 0, said.text
+        databases.until_healthy(shop.id, f"access for {', '.join(ranges)}", minutes=3)
+        eventually(lambda admitted=admitted: _reachable(shop) is admitted, within=30, what=f"admitted: {admitted}")
+
+
+def test_the_tenant_sees_the_instance_and_nothing_under_it(
+    tenant: OpenStack, admin: OpenStack, shop: Shop, network: Network,
+) -> None:
+    for kind in ("server", "volume", "security group"):
+        listed = str(tenant.json(*kind.split(), "list"))
+        assert shop.id not in listed, f"{kind}: {listed}"
+        assert "shop" not in listed, f"{kind}: {listed}"
+    ports = tenant.json("port", "list", "--long")
+    assert shop.id not in str(ports), "a port of the instance's is shown"
+    floating = tenant.json("floating", "ip", "list")
+    assert [one["Floating IP Address"] for one in floating] == [shop.public], "the floating address is the tenant's own"
+    servers = admin.json("server", "list", "--all-projects", "--name", "shop", "--long")
+    assert len(servers) == 1, "the server is called as the instance is"
+    server = admin.json("server", "show", servers[0]["ID"])
+    assert server["project_id"] != network.project
+    assert f"trove_instance_id_{shop.id}" in server["tags"] or shop.id in str(server["properties"])
+
+
+def test_what_a_machine_was_given_opens_nothing_any_more(admin: OpenStack, shop: Shop) -> None:
+    """The console is what an operator sees of a machine: it holds no secret; nobody logs in there."""
+    server = admin.json("server", "list", "--all-projects", "--name", "shop")[0]["ID"]
+    console = admin("console", "log", "show", server).text
+    assert "boot_seed" not in console
+    assert shop.password not in console
+
+
+@pytest.fixture(scope="module")
+def backup(tenant: OpenStack, shop: Shop, times: Times) -> Iterator[str]:
+    shop.bank.start_writing(seconds=900)
+    try:
+        made = tenant.json("database", "backup", "create", "night", "--instance", shop.id)["id"]
+
+        def completed() -> bool:
+            shown = tenant.json("database", "backup", "show", made)
+            assert shown["status"] != "FAILED", shown
+            return bool(shown["status"] == "COMPLETED")
+
+        times.until("backup, until it is completed", completed, minutes=8)
+    finally:
+        shop.bank.stop_writing()
+    yield made
+    said = tenant("database", "backup", "delete", made)
+    assert said.status == 0, said.text
+
+
+def test_the_backup_is_in_the_tenants_own_account(tenant: OpenStack, backup: str) -> None:
+    container = tenant.json("database", "backup", "show", backup)["locationRef"].split("/")[-5:]
+    names = [one["Name"] for one in tenant.json("container", "list")]
+    found = [one["Name"] for name in names for one in tenant.json("object", "list", name)]
+    assert any(backup in name for name in found), f"{container}: {found}"
+
+
+def test_it_is_restored_into_another_instance_and_equal(
+    tenant: OpenStack, shop: Shop, backup: str, databases: Databases,
+) -> None:
+    copy = databases.create("copy", "--backup", backup)
+    shown = databases.until_healthy(copy, "restore, until it is healthy", minutes=25)
+    there = Bank(_public(shown), "app", shop.password, "shop")
+    eventually(lambda: there.value("SELECT 1") == "1", within=60, what="the copy lets its user in")
+    assert there.value(STATIC) == shop.bank.value(STATIC)
+    ledger = there.ledger()
+    assert ledger, "the writer had begun"
+    assert ledger == shop.bank.ledger()[: len(ledger)]
+    assert there.wrong_accounts() == 0
+    databases.delete(copy)
+
+
+def test_the_volume_grows_while_it_is_written_to(tenant: OpenStack, shop: Shop, databases: Databases) -> None:
+    shop.bank.start_writing(seconds=900)
+    try:
+        before = shop.bank.last()
+        said = tenant("database", "instance", "resize", "volume", shop.id, "2")
+        assert said.status == 0, said.text
+        shown = databases.until_healthy(shop.id, "volume of 1 GiB grown to 2", minutes=6)
+        assert shown["volume"] == 2 or "2" in str(shown["volume"])
+        last = shop.bank.last()
+        assert last > before
+        eventually(lambda: shop.bank.last() > last, within=60, what="the writer goes on")
+    finally:
+        shop.bank.stop_writing()
+    assert shop.bank.wrong_accounts() == 0
+
+
+def test_the_flavor_is_changed(tenant: OpenStack, admin: OpenStack, shop: Shop, databases: Databases) -> None:
+    kept, before = shop.bank.value(STATIC), shop.bank.value("SHOW shared_buffers")
+    flavor = setting("COFFER_TEST_OTHER_FLAVOR")
+    said = tenant("database", "instance", "resize", "flavor", shop.id, flavor)
+    assert said.status == 0, said.text
+    databases.until_healthy(shop.id, "flavor resized, until it is healthy", minutes=20)
+    eventually(lambda: _reachable(shop), within=60, what="clients are let in again")
+    assert shop.bank.value(STATIC) == kept
+    assert shop.bank.value("SHOW shared_buffers") != before
+    server = admin.json("server", "list", "--all-projects", "--name", "shop", "--long")[0]
+    assert flavor in {server.get("Flavor Name"), server.get("Flavor"), server.get("Flavor ID")}
+    assert server["Status"] == "ACTIVE", "the new size is confirmed"
+
+
+def test_the_machine_is_rebuilt_and_the_data_kept(admin: OpenStack, shop: Shop, databases: Databases) -> None:
+    kept = shop.bank.value(STATIC)
+    image = admin.json("image", "list", "--tag", "coffer-guest", "--sort", "created_at:desc")[0]["ID"]
+    said = admin("database", "instance", "rebuild", shop.id, image)
+    assert said.status == 0, said.text
+    databases.until_healthy(shop.id, "rebuilt, until it is healthy", minutes=25)
+    eventually(lambda: _reachable(shop), within=60, what="clients are let in again")
+    assert shop.bank.value(STATIC) == kept
+    assert shop.bank.wrong_accounts() == 0
+
+
+def test_deleting_leaves_nothing_in_any_project(
+    admin: OpenStack, shop: Shop, databases: Databases, network: Network,
+) -> None:
+    databases.delete(shop.id)
+    for words in (
+        ("server", "list", "--all-projects"), ("volume", "list", "--all-projects"), ("port", "list", "--long"),
+        ("security", "group", "list"), ("floating", "ip", "list", "--long"),
+        ("server", "group", "list", "--all-projects"),
+    ):
+        listed = str(admin.json(*words))
+        assert shop.id not in listed, f"{' '.join(words)}: {listed}"
+    there = admin.json("port", "list", "--network", network.id, "--long")
+    assert not [port for port in there if port["Device Owner"].startswith("compute:")]
