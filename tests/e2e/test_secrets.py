@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,15 +139,17 @@ def _inspections(stack: Stack, instance: str) -> dict[str, str]:
 
 
 def _processes() -> dict[str, str]:
-    """Command lines and environments of every process of this host, those in containers included."""
+    """Command lines and environments of every process of this host, those in containers included. What other tests
+    run meanwhile, out of this same environment of Python, is no part of what is tested."""
     found = {}
     for path in Path("/proc").iterdir():
         if path.name.isdigit() and int(path.name) != os.getpid():
-            for name in ("cmdline", "environ"):
-                try:
-                    found[f"process {path.name} {name}"] = (path / name).read_bytes().decode(errors="replace")
-                except OSError:
-                    continue  # it ended meanwhile
+            try:
+                texts = {name: (path / name).read_bytes().decode(errors="replace") for name in ("cmdline", "environ")}
+            except OSError:
+                continue  # it ended meanwhile
+            if sys.prefix not in texts["cmdline"]:
+                found |= {f"process {path.name} {name}": text for name, text in texts.items()}
     return found
 
 
