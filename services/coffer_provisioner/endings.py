@@ -12,8 +12,8 @@ _SETTLES = frozenset({
     "create_instance", "restart_instance", "recover_instance", "reboot_instance", "resize_flavor", "rebuild_instance",
 })
 """Kinds whose success takes back an earlier fault."""
-_FAILS = frozenset({"create_instance", "rebuild_instance"})
-"""Kinds whose failure leaves an instance that cannot be used. Of others, those whose undo says so in the context."""
+_FAILS = frozenset({"create_instance"})
+"""Kinds whose failure leaves an instance that cannot be used. Others may, and note so in the context: see `_fails`."""
 
 
 def ending(job: Job, state: OperationState) -> dict[str, Any]:
@@ -28,12 +28,17 @@ def ending(job: Job, state: OperationState) -> dict[str, Any]:
         changes: dict[str, Any] = {
             "fault_message": _sentence(job), "fault_details": _details(job), "fault_at": NOW,
         }
-        return changes | ({"failed": True} if job.kind in _FAILS or "broken" in job.context else {})
+        return changes | ({"failed": True} if _fails(job) else {})
     return {}
 
 
 def _sentence(job: Job) -> str:
     return f"{job.kind.replace('_', ' ')} failed ({job.failure_code}): {job.failure_text}"[:1000]
+
+
+def _fails(job: Job) -> bool:
+    """`begun`: a machine was given up for another one; `broken`: what the undo could not mend."""
+    return job.kind in _FAILS or not {"begun", "broken"}.isdisjoint(job.context)
 
 
 def _details(job: Job) -> str:

@@ -41,6 +41,7 @@ async def check_data(job: Job, to: Reach) -> Outcome:
 
 
 async def rebuild_machine(job: Job, to: Reach) -> Outcome:
+    job.context["begun"] = True
     row = await to.records.instance(job.instance)
     port = Port(job.context["address"], job.context["network"])
     machine = await to.cloud.rebuild_machine(await machine_spec(job, to, row, port, row["volume_id"]))
