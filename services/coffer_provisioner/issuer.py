@@ -38,9 +38,12 @@ class Issuer:
         self._boot_lifetime = boot_lifetime
         self._clock = clock
 
-    def bootstrap(self, instance: str, ttl: int | None = None) -> tuple[Credentials, int]:
-        """A fresh credential that can only enrol that instance, and the unix second at which it ends."""
-        user = NKey.generate(Kind.USER)
+    def bootstrap(
+        self, instance: str, ttl: int | None = None, *, raw: bytes | None = None,
+    ) -> tuple[Credentials, int]:
+        """A credential that can only enrol that instance, and the unix second at which it ends. `raw`: the 32 bytes of
+        its key; a fresh one without."""
+        user = NKey.generate(Kind.USER) if raw is None else NKey(Kind.USER, raw)
         expires_at = int(self._clock()) + (self._boot_lifetime if ttl is None else ttl)
         return Credentials(self._user(self._boot_key, instance, user.public, expires_at), user.seed), expires_at
 

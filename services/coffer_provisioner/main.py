@@ -101,7 +101,7 @@ async def serve(chosen: ProvisionerSettings) -> None:
         cloud=cloud,
         guests=GuestLink(guests, keys, records),
         records=records,
-        identities=MachineIdentities(issuer, records, installation),
+        identities=MachineIdentities(issuer, records, installation, key=keys.private),
         backups=backups,
         storages=storages,
         registry=chosen.registry,

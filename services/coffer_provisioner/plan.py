@@ -50,6 +50,8 @@ class Job:
     failure_text: str = ""
 
 
+CANCELLED = "cancelled"
+"""The code of a failure that somebody asked for."""
 Step: TypeAlias = "Callable[[Job, Reach], Awaitable[Outcome]]"
 
 

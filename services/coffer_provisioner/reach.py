@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
 from coffer_provisioner.cloud.interface import Cloud
@@ -28,6 +29,15 @@ class Records(Protocol):
         ...
 
     async def set_instance(self, instance: str, **columns: Any) -> None: ...
+
+    async def flavor(self, flavor: str) -> dict[str, Any]:
+        """`ram_mb` and `vcpus`. GiveUp `no_flavor` if it is not on offer any more."""
+        ...
+
+    async def file_after(self, operation: str, kind: str, *, within: timedelta, beside: bool = False) -> None:
+        """File an operation of the same instance that runs once this one has ended. Once for each operation and kind.
+        Nobody's task: it stands in nobody's way, but for what changes the same things (unless it is `beside`)."""
+        ...
 
     async def heartbeat(self, instance: str) -> dict[str, Any] | None: ...
 
@@ -85,8 +95,8 @@ class Backups(Protocol):
 class Identities(Protocol):
     """Makes the user data of a new machine."""
 
-    async def user_data(self, instance: str) -> bytes:
-        """A fresh one-time credential, recorded by its hash, inside the document the machine is given."""
+    async def user_data(self, instance: str, operation: str) -> bytes:
+        """The one-time credential of that operation, recorded by its hash, inside the document the machine is given."""
         ...
 
 

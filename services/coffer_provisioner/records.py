@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hmac import compare_digest
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from sqlalchemy import RowMapping, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from coffer_db import operations
 from coffer_db.database import Database
 from coffer_db.revocations import revoke
 from coffer_db.tables import Instance
@@ -17,13 +19,15 @@ from coffer_shared.errors import GiveUp
 
 _INSTANCE = text("""
     SELECT i.*, f.ram_mb, f.vcpus, v.manager, v.version, v.image, v.image_digest, g.agent_version,
-           g.xpub IS NOT NULL AND g.nkey IS NOT NULL AND g.revoked_at IS NULL AS enrolled
+           g.xpub IS NOT NULL AND g.nkey IS NOT NULL AND g.revoked_at IS NULL AS enrolled,
+           g.boot_used_at IS NOT NULL AS credential_used
     FROM instances i
     JOIN flavors f ON f.id = i.flavor_id
     JOIN datastore_versions v ON v.id = i.datastore_version_id
     LEFT JOIN guests g ON g.instance_id = i.id
     WHERE i.id = :instance
 """)
+_FILED = text("SELECT instance_id, project_id, user_id, request_id, trace FROM operations WHERE id = :id")
 _HELD = text("""
     SELECT g.*, g.revoked_at IS NOT NULL OR i.deleted_at IS NOT NULL AS gone, g.boot_expires_at <= now() AS expired
     FROM guests g JOIN instances i ON i.id = g.instance_id WHERE g.instance_id = :instance FOR UPDATE OF g
@@ -64,6 +68,23 @@ class PostgresRecords:
         statement = update(Instance).where(Instance.id == instance).values(**columns)  # type: ignore[arg-type]
         async with self._db.begin() as session:
             await session.execute(statement)
+
+    async def flavor(self, flavor: str) -> dict[str, Any]:
+        row = await self._one(text("SELECT ram_mb, vcpus FROM flavors WHERE id = :id"), id=flavor)
+        if row is None:
+            raise GiveUp("no_flavor", f"the flavor {flavor} is not on offer any more")
+        return row
+
+    async def file_after(self, operation: str, kind: str, *, within: timedelta, beside: bool = False) -> None:
+        """Its idempotency key makes it one."""
+        async with self._db.begin() as session:
+            before = (await session.execute(_FILED, {"id": operation})).mappings().one()
+            new = operations.NewOperation(
+                kind=kind, within=within, lifecycle=False, beside=beside, idempotency_key=f"{kind} after {operation}",
+                request_hash="", **before,
+            )
+            with suppress(operations.Replayed, operations.KeyReused):
+                await operations.file(session, new, None)
 
     async def heartbeat(self, instance: str) -> dict[str, Any] | None:
         return await self._one(
@@ -106,12 +127,14 @@ class PostgresRecords:
             )
 
     async def new_bootstrap(self, instance: str, *, secret_hash: bytes, nkey: str, expires_at: float) -> None:
-        """Record a fresh one-time credential; an earlier unused one stops working."""
+        """Record a one-time credential; an earlier one stops working. The same again only lengthens its life: used, it
+        stays used."""
         async with self._db.begin() as session:
             await session.execute(
                 text("INSERT INTO guests (instance_id, agent_version, boot_hash, boot_nkey, boot_expires_at) "
                      "VALUES (:instance, '', :hash, :nkey, :expires) ON CONFLICT (instance_id) DO UPDATE SET "
-                     "boot_hash = :hash, boot_nkey = :nkey, boot_expires_at = :expires, boot_used_at = NULL"),
+                     "boot_hash = :hash, boot_nkey = :nkey, boot_expires_at = :expires, "
+                     "boot_used_at = CASE WHEN guests.boot_hash = :hash THEN guests.boot_used_at END"),
                 {"instance": instance, "hash": secret_hash, "nkey": nkey,
                  "expires": datetime.fromtimestamp(expires_at, UTC)},
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 from coffer_db.operations import Claimed, Turned
 from coffer_db.tables import OperationState
-from coffer_provisioner.plan import Job, Outcome, Plan, Step, Wait
+from coffer_provisioner.plan import CANCELLED, Job, Outcome, Plan, Step, Wait
 from coffer_provisioner.reach import Reach
 from coffer_shared import log
 from coffer_shared.errors import CofferError, GiveUp, Refused, TryAgain
@@ -22,7 +22,6 @@ _log = log.get(__name__)
 
 LONGEST_PAUSE = 30.0
 MOST_TEXT = 2_000
-CANCELLED = "cancelled"
 DEADLINE = "deadline"
 UNKNOWN_KIND = "unknown_kind"
 

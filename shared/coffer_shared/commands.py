@@ -6,6 +6,8 @@ as plain data. The API validates against the same structs that the guest decodes
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from coffer_shared.backups import BackUp, RestoreFrom
@@ -152,6 +154,14 @@ class GrowVolume(msgspec.Struct, frozen=True):
     volume_bytes: int
 
 
+class Resize(msgspec.Struct, frozen=True):
+    """`resize`: the machine has, or is about to have, another size; fit the database to it, which restarts it. One that
+    is stopped stays so. What cannot be done leaves it as it was."""
+
+    memory_bytes: Annotated[int, msgspec.Meta(gt=0)]
+    vcpus: Annotated[float, msgspec.Meta(gt=0)]
+
+
 class SetAccess(msgspec.Struct, frozen=True):
     """`set_access`: who may connect from now on. Whoever may not any more is cut off, the others notice nothing."""
 
@@ -176,6 +186,7 @@ COMMANDS: dict[str, type[msgspec.Struct]] = {
     "enable_root": EnableRoot,
     "disable_root": DisableRoot,
     "grow_volume": GrowVolume,
+    "resize": Resize,
     "set_access": SetAccess,
     "backup": BackUp,
 }

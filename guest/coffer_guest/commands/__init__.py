@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from coffer_guest.commands import access, backup, databases, lifecycle, prepare, root, users, volume
+from coffer_guest.commands import access, backup, databases, lifecycle, prepare, resize, root, users, volume
 from coffer_guest.commands.context import Context
 from coffer_guest.machine import Machine
 from coffer_shared import commands as forms
@@ -52,6 +52,7 @@ _RUN: Mapping[str, Run] = {
     "enable_root": root.enable,
     "disable_root": root.disable,
     "grow_volume": volume.grow,
+    "resize": resize.resize,
     "set_access": access.set_access,
     "backup": backup.backup,
 }

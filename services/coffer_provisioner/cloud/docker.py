@@ -27,7 +27,7 @@ from coffer_provisioner.cloud.docker_labels import (
 )
 from coffer_provisioner.cloud.docker_machines import Machines
 from coffer_provisioner.cloud.docker_networks import TenantNetworks, projects_in_use
-from coffer_provisioner.cloud.docker_public import PublicAddresses
+from coffer_provisioner.cloud.docker_public import PublicAddresses, check_cidrs
 from coffer_provisioner.cloud.docker_reservations import Reservations
 from coffer_provisioner.cloud.interface import (
     CloudRefused,
@@ -36,6 +36,7 @@ from coffer_provisioner.cloud.interface import (
     Port,
     PublicAddress,
     Resource,
+    Size,
     Tags,
     Volume,
 )
@@ -59,8 +60,15 @@ class DockerCloud:
     ) -> Port:
         return await self._networks.ensure_port(tags, network, address, subnet)
 
-    async def ensure_volume(self, tags: Tags, *, gib: int, volume_type: str | None) -> Volume:  # noqa: ARG002
-        """One host has one kind of disk, so the type says nothing here."""
+    async def ensure_access(self, tags: Tags, *, tcp_port: int, allowed_cidrs: tuple[str, ...]) -> None:  # noqa: ARG002
+        """Docker filters nothing between a tenant's containers: the machine's own firewall does."""
+        check_cidrs(allowed_cidrs)
+        await self._networks.need_port(tags.instance)
+
+    async def ensure_volume(
+        self, tags: Tags, *, gib: int, volume_type: str | None, availability_zone: str | None = None,  # noqa: ARG002
+    ) -> Volume:
+        """One host has one kind of disk and is one zone, so neither says anything here."""
         return await self._machines.ensure_volume(tags, gib)
 
     async def mark_volume(self, tags: Tags) -> None:
@@ -80,6 +88,18 @@ class DockerCloud:
 
     async def restart_machine(self, instance: str) -> None:
         await self._machines.restart(instance)
+
+    async def resize_machine(self, tags: Tags, size: Size) -> Machine:
+        return await self._machines.resize(tags.instance, size)
+
+    async def confirm_resize(self, instance: str) -> Machine:
+        return await self._machines.existing(instance)
+
+    async def revert_resize(self, tags: Tags, size: Size) -> Machine:
+        return await self._machines.resize(tags.instance, size)
+
+    async def rebuild_machine(self, spec: MachineSpec) -> Machine:
+        return await self._machines.rebuild(spec)
 
     async def grow_volume(self, instance: str, gib: int) -> Volume:
         return await self._machines.grow_volume(instance, gib)

@@ -80,6 +80,17 @@ class Engine:
         async with self._asking("starting a container") as docker:
             await docker.containers.container(container).start()
 
+    async def limit(self, container: str, limits: Mapping[str, int]) -> None:
+        """CloudBusy also while it uses more memory than it is to have; CloudRefused for what the host does not have."""
+        path = f"containers/{checked_name(container)}/update"
+        async with self._asking("changing a container's limits") as docker:
+            try:
+                await docker._query_json(path, method="POST", data=dict(limits))  # noqa: SLF001 - aiodocker lacks it
+            except aiodocker.DockerError as error:
+                if error.status == 400:
+                    raise CloudRefused("no_capacity", f"Docker refuses: {_short(error.message)}") from error
+                raise
+
     async def unpause(self, container: str) -> None:
         async with self._asking("waking a container") as docker:
             try:

@@ -37,6 +37,7 @@ from coffer_provisioner.cloud.interface import (
     Machine,
     MachineSpec,
     MachineState,
+    Size,
     Tags,
     Volume,
 )
@@ -84,6 +85,12 @@ class Machines:
         found = await self._find(instance)
         return None if found is None else _summary(found)
 
+    async def existing(self, instance: str) -> Machine:
+        found = await self.find(instance)
+        if found is None:
+            raise _no_machine()
+        return found
+
     async def all(self) -> dict[str, Machine]:
         found = await self._engine.containers(self._marks.filters(Kind.MACHINE))
         return {labels_of(container).get(INSTANCE, ""): _summary(container) for container in found}
@@ -92,9 +99,34 @@ class Machines:
         """In two calls, so that one that was cut short between them is completed by the next."""
         found = await self._find(instance)
         if found is None:
-            raise CloudRefused("no_machine", "the instance has no machine")
+            raise _no_machine()
         await self._stop(found["Id"])
         await self._bring_up(found["Id"], _tags(found), None)
+
+    async def resize(self, instance: str, size: Size) -> Machine:
+        """While it runs. Docker keeps the limits with the container, so they outlive its restarts and the host's."""
+        machine = await self.existing(instance)
+        described = await self._engine.container(machine.id)
+        if described is None:
+            raise CloudBusy("the machine is being removed")
+        limits = recipe.limits(size)
+        if any(described["HostConfig"].get(name) != value for name, value in limits.items()):
+            await self._engine.limit(machine.id, limits)
+        return machine
+
+    async def rebuild(self, spec: MachineSpec) -> Machine:
+        """A machine of another operation goes, with what was its own: its engine's volume and its agent's. These tell
+        by their labels whether they are a former machine's, also where the container is gone already."""
+        tags = spec.tags
+        for container in await self._engine.containers(self._marks.filters(Kind.MACHINE, instance=tags.instance)):
+            if labels_of(container).get(OPERATION) != tags.operation:
+                await self._stop(container["Id"])
+                await self._engine.remove_container(container["Id"])
+        for kind in (Kind.ENGINE, Kind.STATE):
+            for volume in await self._engine.volumes(self._marks.filters(kind, instance=tags.instance)):
+                if labels_of(volume).get(OPERATION) != tags.operation:
+                    await self._engine.remove_volume(volume["Name"])
+        return await self.ensure(spec)
 
     async def drop(self, instance: str) -> None:
         for kind in (Kind.MACHINE, Kind.HELPER):
@@ -305,6 +337,10 @@ def _summary(container: Description) -> Machine:
     state = _STATES.get(container["State"], MachineState.ERROR)
     fault = "" if state in {MachineState.ACTIVE, MachineState.BUILDING} else container.get("Status", container["State"])
     return Machine(container["Id"], state, fault)
+
+
+def _no_machine() -> CloudRefused:
+    return CloudRefused("no_machine", "the instance has no machine")
 
 
 def _tags(container: Mapping[str, object]) -> Tags:

@@ -87,8 +87,12 @@ class TenantNetworks:
         """The instance's network, made again with the same range if it was lost, and its address there."""
         claim = await self._reservations.held(tags, Kind.ADDRESS, owner=tags.instance)
         if claim is None:
-            raise CloudRefused("no_port", "the instance has no address on a tenant network")
+            raise _no_port()
         return await self._network_of(tags, claim), claim[HOLDS]
+
+    async def need_port(self, instance: str) -> None:
+        if await self._reservations.claim(Kind.ADDRESS, instance) is None:
+            raise _no_port()
 
     async def drop_port(self, instance: str) -> None:
         claim = await self._reservations.claim(Kind.ADDRESS, instance)
@@ -229,3 +233,7 @@ def read_network(network: Description) -> TenantNetwork:
         kept=IPv4Network(config["IPRange"]) if config.get("IPRange") else None,
         in_use=frozenset(c["IPv4Address"].partition("/")[0] for c in running if c.get("IPv4Address")),
     )
+
+
+def _no_port() -> CloudRefused:
+    return CloudRefused("no_port", "the instance has no address on a tenant network")

@@ -24,7 +24,7 @@ class PublicAddresses:
         self._settings = settings
 
     async def ensure(self, tags: Tags, port: Port, tcp_port: int, allowed: tuple[str, ...]) -> PublicAddress:
-        _check(allowed)
+        check_cidrs(allowed)
         claim = await self._reservations.take(
             tags, Kind.PUBLIC, self._pool(), owner=tags.instance,
             none_left=CloudRefused("no_public_address", "all public addresses are taken (setting public_pool)"),
@@ -76,7 +76,8 @@ class PublicAddresses:
         return (str(address) for address in hosts)
 
 
-def _check(allowed: tuple[str, ...]) -> None:
+def check_cidrs(allowed: tuple[str, ...]) -> None:
+    """CloudRefused `bad_cidr`."""
     for text in allowed:
         try:
             ip_network(text, strict=False)

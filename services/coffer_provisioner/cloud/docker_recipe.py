@@ -13,7 +13,7 @@ from typing import Any
 
 from coffer_provisioner.cloud.docker_labels import DockerSettings
 from coffer_provisioner.cloud.docker_networks import TenantNetwork
-from coffer_provisioner.cloud.interface import MachineSpec
+from coffer_provisioner.cloud.interface import MachineSpec, Size
 
 CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_ADMIN", "SETFCAP", "SETGID", "SETUID",
@@ -72,14 +72,17 @@ def machine(
             "DeviceCgroupRules": [f"b 7:{loop_minor} rwm"],
             "Tmpfs": {"/run": "exec,mode=755", "/tmp": "exec,mode=1777"},  # noqa: S108 - a mount point, not a file
             "RestartPolicy": {"Name": "unless-stopped"},
-            "Memory": spec.memory_mb * _MIB,
-            "MemorySwap": spec.memory_mb * _MIB,
-            "NanoCpus": round(spec.vcpus * 1e9),
+            **limits(spec.size),
             "PidsLimit": 4096,
             "Mounts": mounts,
             "LogConfig": _LOG,
         },
     }
+
+
+def limits(size: Size) -> dict[str, int]:
+    """What can be changed while the machine runs. Docker keeps it with the container, whatever is restarted."""
+    return {"Memory": size.memory_mb * _MIB, "MemorySwap": size.memory_mb * _MIB, "NanoCpus": round(size.vcpus * 1e9)}
 
 
 def volume_helper(

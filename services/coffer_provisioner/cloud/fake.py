@@ -1,7 +1,7 @@
 """A cloud in memory, for tests: same rules as the real ones, plus delays, failures and crashes on demand.
 
-A `World` is the cloud itself and outlives the provisioners that talk to it; each `FakeCloud` is one provisioner's door
-to it. A new FakeCloud on an old World is a provisioner that was killed and started again.
+A `World` (`fake_world`) is the cloud itself and outlives the provisioners that talk to it; each `FakeCloud` is one
+provisioner's door to it. A new FakeCloud on an old World is a provisioner that was killed and started again.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import asyncio
 import functools
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, ip_network
 from typing import Any, Concatenate, ParamSpec, TypeVar
-from uuid import uuid4
 
+from coffer_provisioner.cloud.fake_world import FakeMachine, Network, Public, World
 from coffer_provisioner.cloud.interface import (
     CloudBusy,
     CloudRefused,
@@ -24,81 +24,15 @@ from coffer_provisioner.cloud.interface import (
     Port,
     PublicAddress,
     Resource,
+    Size,
     Tags,
     Volume,
 )
 
+__all__ = ["FakeCloud", "World"]
+
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Network:
-    id: str
-    project: str
-    subnet: IPv4Network
-    made_for: Tags | None
-    """None: the tenant's own, which the driver never drops."""
-
-
-@dataclass(slots=True)
-class _Machine:
-    id: str
-    spec: MachineSpec
-    state: MachineState
-    fault: str = ""
-    looks_left: int = 0
-    starts: int = 1
-
-
-@dataclass(slots=True)
-class _Public:
-    tags: Tags
-    address: str
-    tcp_port: int
-    allowed: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class Stack:
-    """What one stack has in the world, by instance (networks: by id)."""
-
-    networks: dict[str, _Network] = field(default_factory=dict)
-    ports: dict[str, tuple[Tags, Port]] = field(default_factory=dict)
-    volumes: dict[str, tuple[Tags, Volume]] = field(default_factory=dict)
-    marked: dict[str, Tags] = field(default_factory=dict)
-    machines: dict[str, _Machine] = field(default_factory=dict)
-    public: dict[str, _Public] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class World:
-    pool: str = "10.213.0.0/16"
-    public_pool: str = "127.0.13.0/24"
-    looks_until_active: int = 0
-    """How often a new machine is looked at before it is active."""
-    stacks: dict[str, Stack] = field(default_factory=dict)
-    made: int = 0
-
-    def stack(self, name: str) -> Stack:
-        return self.stacks.setdefault(name, Stack())
-
-    def new_id(self, kind: str) -> str:
-        self.made += 1
-        return f"{kind}-{self.made}"
-
-    def add_network(self, project: str, *, stack: str = "coffer") -> str:
-        """A network of the tenant's own."""
-        return self.make_network(self.stack(stack), project, None).id
-
-    def make_network(self, stack: Stack, project: str, made_for: Tags | None) -> _Network:
-        used = {network.subnet for each in self.stacks.values() for network in each.networks.values()}
-        subnet = next((s for s in IPv4Network(self.pool).subnets(new_prefix=24) if s not in used), None)
-        if subnet is None:
-            raise CloudRefused("no_network", "no range is left for another project's network")
-        network = _Network(str(uuid4()), project, subnet, made_for)
-        stack.networks[network.id] = network
-        return network
 
 
 @dataclass(slots=True)
@@ -160,6 +94,15 @@ class FakeCloud:
     def starts(self, instance: str) -> int:
         return self._mine.machines[instance].starts
 
+    def size(self, instance: str) -> Size:
+        return self._mine.machines[instance].size
+
+    def access(self, instance: str) -> tuple[str, ...] | None:
+        return self._mine.access.get(instance)
+
+    def gib(self, instance: str) -> int:
+        return self._mine.volumes[instance][1].gib
+
     # --- the interface ---
 
     @_call
@@ -183,7 +126,16 @@ class FakeCloud:
         return port
 
     @_call
-    def ensure_volume(self, tags: Tags, *, gib: int, volume_type: str | None) -> Volume:  # noqa: ARG002
+    def ensure_access(self, tags: Tags, *, tcp_port: int, allowed_cidrs: tuple[str, ...]) -> None:  # noqa: ARG002
+        _check_cidrs(allowed_cidrs)
+        if tags.instance not in self._mine.ports:
+            raise CloudRefused("no_port", "the instance has no port")
+        self._mine.access[tags.instance] = allowed_cidrs
+
+    @_call
+    def ensure_volume(
+        self, tags: Tags, *, gib: int, volume_type: str | None, availability_zone: str | None = None,  # noqa: ARG002
+    ) -> Volume:
         made = (tags, Volume(self.world.new_id("volume"), gib, ready=True))
         return self._mine.volumes.setdefault(tags.instance, made)[1]
 
@@ -192,48 +144,83 @@ class FakeCloud:
         instance = spec.tags.instance
         machine = self._mine.machines.get(instance)
         if machine is None:
-            for what, there in (("volume", self._mine.volumes), ("port", self._mine.ports)):
-                if instance not in there:
-                    raise CloudRefused(f"no_{what}", f"the instance has no {what}")
-            looks = self.world.looks_until_active
-            state = MachineState.BUILDING if looks else MachineState.ACTIVE
-            machine = _Machine(self.world.new_id("machine"), spec, state, looks_left=looks)
-            self._mine.machines[instance] = machine
+            machine = self._make(spec)
         elif machine.state is MachineState.STOPPED:
             machine.spec = spec
-            _start(machine)
-        return Machine(machine.id, machine.state, machine.fault)
+            machine.start()
+        return machine.seen
 
     @_call
     def find_machine(self, instance: str) -> Machine | None:
         machine = self._mine.machines.get(instance)
         if machine is None:
             return None
-        if machine.state is MachineState.BUILDING:
-            machine.looks_left -= 1
-            if machine.looks_left <= 0:
-                machine.state = MachineState.ACTIVE
-        return Machine(machine.id, machine.state, machine.fault)
+        return machine.look()
 
     @_call
     def machines(self) -> dict[str, Machine]:
-        return {i: Machine(m.id, m.state, m.fault) for i, m in self._mine.machines.items()}
+        return {i: m.seen for i, m in self._mine.machines.items()}
 
     @_call
     def restart_machine(self, instance: str) -> None:
-        if instance not in self._mine.machines:
-            raise CloudRefused("no_machine", "the instance has no machine")
-        _start(self._mine.machines[instance])
+        self._machine(instance).start()
+
+    @_call
+    def resize_machine(self, tags: Tags, size: Size) -> Machine:
+        machine = self._machine(tags.instance)
+        machine.look()
+        if machine.state is not MachineState.BUILDING and machine.size != size:
+            if machine.way_back is not None:
+                raise CloudBusy("an earlier resize is not confirmed yet")
+            before, machine.size = machine.size, size
+            if self.world.keeps_way_back:
+                machine.keeps = before
+                machine.start(self.world.looks_until_active)
+        return machine.seen
+
+    @_call
+    def confirm_resize(self, instance: str) -> Machine:
+        machine = self._machine(instance)
+        machine.way_back = None
+        return machine.seen
+
+    @_call
+    def revert_resize(self, tags: Tags, size: Size) -> Machine:
+        machine = self._machine(tags.instance)
+        machine.look()
+        if machine.state is not MachineState.BUILDING and machine.size != size:
+            machine.size, machine.way_back = size, None
+            if self.world.keeps_way_back:
+                machine.start(self.world.looks_until_active)
+        return machine.seen
+
+    @_call
+    def rebuild_machine(self, spec: MachineSpec) -> Machine:
+        machine = self._mine.machines.get(spec.tags.instance)
+        if machine is None:
+            return self._make(spec).seen
+        machine.look()
+        if machine.spec.tags.operation != spec.tags.operation:
+            machine.spec, machine.size, machine.way_back, machine.keeps = spec, spec.size, None, None
+            machine.start(self.world.looks_until_active)
+        return machine.seen
 
     @_call
     def grow_volume(self, instance: str, gib: int) -> Volume:
         if instance not in self._mine.volumes:
             raise CloudRefused("no_volume", "the instance has no volume")
         tags, volume = self._mine.volumes[instance]
+        wanted, looks = self._mine.growing.pop(instance, (volume.gib, 0))
+        if looks > 1:
+            self._mine.growing[instance] = (wanted, looks - 1)
+            return replace(volume, ready=False)
+        volume = replace(volume, gib=wanted)
+        self._mine.volumes[instance] = (tags, volume)
         if gib < volume.gib:
             raise CloudRefused("cannot_shrink", f"the volume has {volume.gib} GiB and cannot shrink")
-        if gib == volume.gib:
-            return volume
+        if gib > volume.gib and self.world.looks_until_grown:
+            self._mine.growing[instance] = (gib, self.world.looks_until_grown)
+            return replace(volume, ready=False)
         grown = replace(volume, gib=gib)
         self._mine.volumes[instance] = (tags, grown)
         return grown
@@ -242,18 +229,14 @@ class FakeCloud:
     def ensure_public_address(
         self, tags: Tags, *, port: Port, tcp_port: int, allowed_cidrs: tuple[str, ...],  # noqa: ARG002
     ) -> PublicAddress:
-        for text in allowed_cidrs:
-            try:
-                ip_network(text, strict=False)
-            except ValueError:
-                raise CloudRefused("bad_cidr", f"not a range of addresses: {text}") from None
+        _check_cidrs(allowed_cidrs)
         if tags.instance not in self._mine.public:
             taken = {one.address for stack in self.world.stacks.values() for one in stack.public.values()}
             hosts = [str(host) for host in IPv4Network(self.world.public_pool).hosts()][1:]
             free = next((host for host in hosts if host not in taken), None)
             if free is None:
                 raise CloudRefused("no_public_address", "all public addresses are taken")
-            self._mine.public[tags.instance] = _Public(tags, free, tcp_port, allowed_cidrs)
+            self._mine.public[tags.instance] = Public(tags, free, tcp_port, allowed_cidrs)
         public = self._mine.public[tags.instance]
         public.tcp_port, public.allowed = tcp_port, allowed_cidrs
         return PublicAddress(public.address, tcp_port)
@@ -331,7 +314,22 @@ class FakeCloud:
 
     # --- inside ---
 
-    def _network(self, tags: Tags, wanted: str | None) -> _Network:
+    def _machine(self, instance: str) -> FakeMachine:
+        if instance not in self._mine.machines:
+            raise CloudRefused("no_machine", "the instance has no machine")
+        return self._mine.machines[instance]
+
+    def _make(self, spec: MachineSpec) -> FakeMachine:
+        instance, looks = spec.tags.instance, self.world.looks_until_active
+        for what, there in (("volume", self._mine.volumes), ("port", self._mine.ports)):
+            if instance not in there:
+                raise CloudRefused(f"no_{what}", f"the instance has no {what}")
+        state = MachineState.BUILDING if looks else MachineState.ACTIVE
+        machine = FakeMachine(self.world.new_id("machine"), spec, state, spec.size, looks_left=looks)
+        self._mine.machines[instance] = machine
+        return machine
+
+    def _network(self, tags: Tags, wanted: str | None) -> Network:
         networks = self._mine.networks
         if wanted is not None:
             if wanted not in networks or networks[wanted].project != tags.project:
@@ -344,9 +342,11 @@ class FakeCloud:
         if instance in self._mine.machines and instance in self._mine.volumes:
             raise CloudBusy("the volume is in use by a machine")
         self._mine.volumes.pop(instance, None)
+        self._mine.growing.pop(instance, None)
         self._mine.marked.pop(instance, None)
 
     def _drop_port(self, instance: str) -> None:
+        self._mine.access.pop(instance, None)
         dropped = self._mine.ports.pop(instance, None)
         if dropped is not None:
             self._drop_network_if_unused(dropped[1].network)
@@ -358,9 +358,12 @@ class FakeCloud:
             del self._mine.networks[identity]
 
 
-def _start(machine: _Machine) -> None:
-    machine.state, machine.fault = MachineState.ACTIVE, ""
-    machine.starts += 1
+def _check_cidrs(cidrs: tuple[str, ...]) -> None:
+    for text in cidrs:
+        try:
+            ip_network(text, strict=False)
+        except ValueError:
+            raise CloudRefused("bad_cidr", f"not a range of addresses: {text}") from None
 
 
 def _forget(things: dict[str, T], which: Callable[[T], bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
 
@@ -15,7 +16,10 @@ from coffer_provisioner.plans.delete_instance import DELETE_INSTANCE
 from coffer_provisioner.plans.enable_root import ENABLE_ROOT
 from coffer_provisioner.plans.guest_commands import guest_command
 from coffer_provisioner.plans.reboot_instance import REBOOT_INSTANCE
+from coffer_provisioner.plans.rebuild_instance import REBUILD_INSTANCE
 from coffer_provisioner.plans.recover_instance import RECOVER_INSTANCE
+from coffer_provisioner.plans.resize_flavor import FIT_ENGINE, RESIZE_FLAVOR
+from coffer_provisioner.plans.resize_volume import GROW_FILE_SYSTEM, RESIZE_VOLUME
 from coffer_provisioner.plans.restart_instance import RESTART_INSTANCE
 from coffer_provisioner.plans.stop_instance import STOP_INSTANCE
 from coffer_provisioner.plans.update_access import UPDATE_ACCESS
@@ -36,6 +40,11 @@ PLANS: Mapping[str, Plan] = MappingProxyType({
         REBOOT_INSTANCE,
         STOP_INSTANCE,
         UPDATE_ACCESS,
+        RESIZE_VOLUME,
+        GROW_FILE_SYSTEM,
+        RESIZE_FLAVOR,
+        FIT_ENGINE,
+        REBUILD_INSTANCE,
         ENABLE_ROOT,
         CREATE_BACKUP,
         DELETE_BACKUP,
@@ -43,3 +52,11 @@ PLANS: Mapping[str, Plan] = MappingProxyType({
         *(guest_command(kind, within=timedelta(seconds=60)) for kind in DATA_COMMANDS),
     )
 })
+
+
+def patient(plans: Mapping[str, Plan], factor: float) -> dict[str, Plan]:
+    """For a cloud that is slower than most: all that a plan gives time to gets so many times more."""
+    return {
+        kind: replace(plan, within=plan.within * factor, step_limit=plan.step_limit * factor)
+        for kind, plan in plans.items()
+    }

@@ -5,6 +5,8 @@ The tuples at the end are the order it happens in.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -13,17 +15,20 @@ import msgspec
 from coffer_db.tables import BackupState
 from coffer_provisioner import backup_store
 from coffer_provisioner.backup_check import recorded
-from coffer_provisioner.cloud.interface import MachineSpec, MachineState, Port, Tags, Volume
-from coffer_provisioner.plan import Done, Job, Outcome, Plan, Wait
+from coffer_provisioner.cloud.interface import MachineSpec, MachineState, Port, Size, Tags, Volume
+from coffer_provisioner.plan import CANCELLED, Done, Job, Outcome, Plan, Wait
 from coffer_provisioner.plans.guest_commands import last_word, send
 from coffer_provisioner.reach import Reach
 from coffer_shared import commands
 from coffer_shared.backups import RestoreFrom
-from coffer_shared.errors import GiveUp
+from coffer_shared.errors import CofferError, GiveUp
 from coffer_shared.messages import Engine
 
 GIB = 1024**3
 MIB = 1024**2
+CONSOLE_LINES = 60
+CONSOLE_LENGTH = 4_000
+_LONG = re.compile(r"[A-Za-z0-9+/_=.-]{40,}")
 
 
 async def check_backup(job: Job, to: Reach) -> Outcome:
@@ -55,9 +60,17 @@ async def ensure_port(job: Job, to: Reach) -> Outcome:
     return Done()
 
 
+async def ensure_access(job: Job, to: Reach) -> Outcome:
+    row = await to.records.instance(job.instance)
+    await to.cloud.ensure_access(tags(job), tcp_port=row["port"], allowed_cidrs=tuple(row["allowed_cidrs"]))
+    return Done()
+
+
 async def ensure_volume(job: Job, to: Reach) -> Outcome:
     row = await to.records.instance(job.instance)
-    volume = await to.cloud.ensure_volume(tags(job), gib=row["volume_gib"], volume_type=row["volume_type"])
+    volume = await to.cloud.ensure_volume(
+        tags(job), gib=row["volume_gib"], volume_type=row["volume_type"], availability_zone=row["availability_zone"],
+    )
     if volume.fault:
         raise GiveUp("volume_failed", volume.fault)
     job.context["volume"] = volume.id
@@ -72,18 +85,10 @@ async def ensure_machine(job: Job, to: Reach) -> Outcome:
         await to.cloud.restart_machine(job.instance)  # it has its identity: no second bootstrap credential
         return Wait(1, "the machine is being started again")
     if machine is not None and machine.state is MachineState.BUILDING and machine.id == job.context.get("machine"):
-        return Wait(2, "the machine is being made")  # a new credential would void the one it was given
+        return Wait(2, "the machine is being made")
     if machine is None or machine.state is not MachineState.ACTIVE:
-        spec = MachineSpec(
-            tags=tags(job),
-            name=row["name"],
-            memory_mb=row["ram_mb"],
-            vcpus=row["vcpus"],
-            port=Port(job.context["address"], job.context["network"]),
-            volume=Volume(job.context["volume"], row["volume_gib"], ready=True),
-            user_data=await to.identities.user_data(job.instance),
-        )
-        machine = await to.cloud.ensure_machine(spec)
+        port = Port(job.context["address"], job.context["network"])
+        machine = await to.cloud.ensure_machine(await machine_spec(job, to, row, port, job.context["volume"]))
         job.context["machine"] = machine.id
         await to.records.set_instance(job.instance, server_id=machine.id)
     if machine.state is MachineState.ERROR:
@@ -93,19 +98,13 @@ async def ensure_machine(job: Job, to: Reach) -> Outcome:
 
 async def wait_enrolled(job: Job, to: Reach) -> Outcome:
     row = await to.records.instance(job.instance)
-    if row["enrolled"]:
-        return Done()
-    machine = await to.cloud.find_machine(job.instance)
-    if machine is None or machine.state is MachineState.ERROR:
-        fault = machine.fault if machine else "it is gone"
-        raise GiveUp("machine_failed", f"the machine failed before its agent reported: {fault}")
-    return Wait(2, "waiting for the agent's first report")
+    return Done() if row["enrolled"] else await wait_for_agent(job, to)
 
 
 async def prepare_guest(job: Job, to: Reach) -> Outcome:
     said = await last_word(job, to)
     if said != "done":
-        args = await _prepare(job, to)
+        args = await prepare_args(job, to)
         return await send(job, to, "prepare" if args.restore is None else "restore", msgspec.to_builtins(args), said)
     await to.records.set_instance(job.instance, formatted=True, started_once=True)
     return Done()
@@ -136,6 +135,17 @@ async def wait_healthy(job: Job, to: Reach) -> Outcome:
     if beat is not None and beat["engine"] == Engine.HEALTHY:
         return Done()
     return Wait(1, "waiting for the first healthy report")
+
+
+async def keep_console(job: Job, to: Reach) -> Outcome:
+    """First of an undo: what the machine last said goes with it. For administrators, in the details of the fault."""
+    if job.failure_code != CANCELLED and "console" not in job.context:
+        try:
+            said = await to.cloud.console(job.instance, CONSOLE_LINES)
+        except CofferError as why:
+            said = f"the console cannot be read: {why}"
+        job.context["console"] = without_secrets(said)[-CONSOLE_LENGTH:]
+    return Done()
 
 
 async def drop_public_address(job: Job, to: Reach) -> Outcome:
@@ -179,7 +189,44 @@ async def held_a_database(job: Job, to: Reach) -> bool:
     return beat is not None and beat["engine"] == Engine.HEALTHY
 
 
-async def _prepare(job: Job, to: Reach) -> commands.Prepare:
+async def wait_for_agent(job: Job, to: Reach) -> Outcome:
+    """GiveUp where no agent is to be expected any more."""
+    machine = await to.cloud.find_machine(job.instance)
+    if machine is None or machine.state is MachineState.ERROR:
+        fault = machine.fault if machine else "it is gone"
+        raise GiveUp("machine_failed", f"the machine failed before its agent reported: {fault}")
+    return Wait(2, "waiting for the agent's first report")
+
+
+async def machine_spec(job: Job, to: Reach, row: dict[str, Any], port: Port, volume: str) -> MachineSpec:
+    """`volume`: its id."""
+    return MachineSpec(
+        tags=tags(job),
+        name=row["name"],
+        size=size_of(row["flavor_id"], row),
+        port=port,
+        volume=Volume(volume, row["volume_gib"], ready=True),
+        user_data=await to.identities.user_data(job.instance, job.id),
+        manager=row["manager"],
+        user=row["user_id"],
+        availability_zone=row["availability_zone"],
+        locality=row["locality"],
+    )
+
+
+def size_of(flavor: str, row: Mapping[str, Any]) -> Size:
+    """`row` has the flavor's columns."""
+    return Size(flavor, row["ram_mb"], row["vcpus"])
+
+
+def without_secrets(console: str) -> str:
+    """What a machine prints may hold its user data, in whatever writing: nothing that is long enough to be a key, and
+    nothing that steers a terminal."""
+    shown = "".join(c for c in console if c.isprintable() or c in "\n\t")
+    return _LONG.sub("[...]", shown)
+
+
+async def prepare_args(job: Job, to: Reach) -> commands.Prepare:
     row = await to.records.instance(job.instance)
     return commands.Prepare(
         datastore=row["manager"],
@@ -225,10 +272,10 @@ def tags(job: Job) -> Tags:
 CREATE_INSTANCE = Plan(
     "create_instance",
     steps=(
-        check_backup, ensure_port, ensure_volume, ensure_machine, wait_enrolled, prepare_guest, mark_volume,
-        ensure_public_address, wait_healthy,
+        check_backup, ensure_port, ensure_access, ensure_volume, ensure_machine, wait_enrolled, prepare_guest,
+        mark_volume, ensure_public_address, wait_healthy,
     ),
-    undo=(drop_public_address, drop_machine, drop_unused_volume, drop_identity, drop_port),
+    undo=(keep_console, drop_public_address, drop_machine, drop_unused_volume, drop_identity, drop_port),
     within=timedelta(minutes=20),
     step_limit=timedelta(seconds=150),
     cancellable=True,

@@ -1,11 +1,14 @@
 """Change who may reach one instance: the ranges of addresses, and whether it has a public address.
 
-The row says what is wanted before anything else does, because an agent that asks meanwhile goes by it. The public
-address comes last: what would have to be taken back after it was given up, cannot fail any more.
+The row says what is wanted before anything else does, because an agent that asks meanwhile goes by it. The cloud's own
+filter lets in those of before and those to come while the guest, which is exact, changes over: a death in between shuts
+out nobody who is allowed, and lets in nobody who is not. The public address comes last: what would have to be taken
+back after it was given up, cannot fail any more.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -34,8 +37,19 @@ async def record_access(job: Job, to: Reach) -> Outcome:
     return Done()
 
 
+async def open_filter(job: Job, to: Reach) -> Outcome:
+    before, wanted = (job.context[which]["allowed_cidrs"] for which in ("before", "wanted"))
+    await _filter(job, to, [*before, *wanted] if before and wanted else [])
+    return Done()
+
+
 async def set_access_on_guest(job: Job, to: Reach) -> Outcome:
     return await on_guest(job, to, "set_access", {"allowed_cidrs": job.context["wanted"]["allowed_cidrs"]})
+
+
+async def close_filter(job: Job, to: Reach) -> Outcome:
+    await _filter(job, to, job.context["wanted"]["allowed_cidrs"])
+    return Done()
 
 
 async def set_public_address(job: Job, to: Reach) -> Outcome:
@@ -57,12 +71,21 @@ async def restore_public_address(job: Job, to: Reach) -> Outcome:
 
 async def tell_guest(job: Job, to: Reach) -> Outcome:
     """It asks for what the row says: now if it hears this, else when it is back, and every few minutes."""
-    try:
+    with suppress(TryAgain):
         await to.guests.send(job.instance, Cancel(op=job.id), within=ACCEPT_SECONDS)
         await to.guests.send(job.instance, Probe(), within=ACCEPT_SECONDS)
-    except TryAgain:
-        pass
     return Done()
+
+
+async def restore_filter(job: Job, to: Reach) -> Outcome:
+    if "before" in job.context:
+        await _filter(job, to, job.context["before"]["allowed_cidrs"])
+    return Done()
+
+
+async def _filter(job: Job, to: Reach, allowed: list[str]) -> None:
+    row = await to.records.instance(job.instance)
+    await to.cloud.ensure_access(tags(job), tcp_port=row["port"], allowed_cidrs=tuple(dict.fromkeys(allowed)))
 
 
 async def _publish(job: Job, to: Reach, access: dict[str, Any]) -> None:
@@ -83,8 +106,8 @@ async def _publish(job: Job, to: Reach, access: dict[str, Any]) -> None:
 
 UPDATE_ACCESS = Plan(
     "update_access",
-    steps=(note_access, record_access, set_access_on_guest, set_public_address),
-    undo=(restore_access, restore_public_address, tell_guest),
+    steps=(note_access, record_access, open_filter, set_access_on_guest, close_filter, set_public_address),
+    undo=(restore_access, restore_public_address, tell_guest, restore_filter),
     within=timedelta(minutes=5),
     cancellable=True,
 )

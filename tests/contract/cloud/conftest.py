@@ -13,7 +13,7 @@ import pytest
 from coffer_provisioner.cloud.docker import DockerCloud, DockerSettings
 from coffer_provisioner.cloud.docker_networks import uuid_of
 from coffer_provisioner.cloud.fake import FakeCloud, World
-from coffer_provisioner.cloud.interface import Cloud, MachineSpec, MachineState, Port, Tags, Volume
+from coffer_provisioner.cloud.interface import Cloud, MachineSpec, MachineState, Port, Size, Tags, Volume
 
 IMAGES = ("coffer/machine", "coffer/services")
 LET_GO = (
@@ -172,7 +172,7 @@ class Wanted:
 
     def spec(self, port: Port, volume: Volume, **changed: object) -> MachineSpec:
         wanted: dict[str, object] = {
-            "tags": self.tags, "name": "my db", "memory_mb": 256, "vcpus": 0.5, "port": port, "volume": volume,
+            "tags": self.tags, "name": "my db", "size": Size("small", 256, 0.5), "port": port, "volume": volume,
             "user_data": b'{"secret": "once only"}', **changed,
         }
         return MachineSpec(**wanted)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from coffer_provisioner.cloud import docker_recipe
-from coffer_provisioner.cloud.interface import CloudBusy, CloudRefused, MachineState
+from coffer_provisioner.cloud.interface import CloudBusy, CloudRefused, MachineState, Size
 from contract.cloud.conftest import DockerSite, Wanted, docker
 
 pytestmark = pytest.mark.docker
@@ -134,7 +134,7 @@ async def test_a_machine_has_exactly_its_capabilities_and_devices(docker_site: D
 
 async def test_a_machine_is_held_to_its_flavor(docker_site: DockerSite) -> None:
     cloud, one = docker_site.door(), Wanted()
-    await one.make(cloud, memory_mb=384, vcpus=0.75)
+    await one.make(cloud, size=Size("1", 384, 0.75))
     asked = inspect(docker_site.container(one.instance))["HostConfig"]
     assert (asked["Memory"], asked["MemorySwap"], asked["NanoCpus"]) == (384 * 2**20, 384 * 2**20, 750_000_000)
     machine = docker_site.container(one.instance)
@@ -154,7 +154,7 @@ async def test_a_machine_is_held_to_its_flavor(docker_site: DockerSite) -> None:
 async def test_more_cpus_than_the_host_has_are_refused_for_good(docker_site: DockerSite) -> None:
     cloud, one = docker_site.door(), Wanted()
     with pytest.raises(CloudRefused) as refused:
-        await one.make(cloud, vcpus=4096)
+        await one.make(cloud, size=Size("1", 256, 4096))
     assert refused.value.code == "machine_refused"
     await one.drop(cloud)
     assert docker_site.left_over() == []
@@ -341,3 +341,94 @@ async def test_a_seed_is_kept_for_the_machines_life(docker_site: DockerSite) -> 
 
 def test_the_recipe_names_the_capabilities_one_by_one() -> None:
     assert set(docker_recipe.CAPABILITIES) == CAPABILITIES
+
+
+# --- sizes, rebuilds, access ---
+
+
+async def test_a_size_is_changed_live_and_kept(docker_site: DockerSite) -> None:
+    cloud, one = docker_site.door(), Wanted()
+    await one.make(cloud)
+    machine = docker_site.container(one.instance)
+    for size in (Size("2", 512, 1.0), Size("1", 192, 0.25)):
+        started = inspect(machine)["State"]["StartedAt"]
+        resized = await cloud.resize_machine(one.tags, size)
+        assert (resized.id, resized.state, resized.unconfirmed) == (machine, MachineState.ACTIVE, False)
+        assert inspect(machine)["State"]["StartedAt"] == started, "it went on running"
+        await cloud.restart_machine(one.instance)
+        asked = inspect(machine)["HostConfig"]
+        bytes_of = size.memory_mb * 2**20
+        assert (asked["Memory"], asked["MemorySwap"], asked["NanoCpus"]) == (bytes_of, bytes_of, size.vcpus * 10**9)
+    assert await cloud.confirm_resize(one.instance) == await cloud.find_machine(one.instance)
+    await cloud.revert_resize(one.tags, Size("2", 512, 1.0))
+    assert inspect(machine)["HostConfig"]["Memory"] == 512 * 2**20
+
+
+async def test_a_size_that_the_host_does_not_have_is_refused_and_less_than_is_used_is_passing(
+    docker_site: DockerSite,
+) -> None:
+    cloud, one = docker_site.door(), Wanted()
+    await one.make(cloud)
+    with pytest.raises(CloudRefused) as refused:
+        await cloud.resize_machine(one.tags, Size("huge", 256, 4096))
+    assert refused.value.code == "no_capacity"
+    machine = docker_site.container(one.instance)
+    inside(machine, "sh", "-c", "head -c 120000000 /dev/zero > /run/full")
+    try:
+        await cloud.resize_machine(one.tags, Size("tiny", 64, 0.5))
+    except CloudBusy:
+        assert inspect(machine)["HostConfig"]["Memory"] == 256 * 2**20
+    with pytest.raises(CloudRefused) as refused:
+        await cloud.resize_machine(Wanted().tags, Size("tiny", 64, 0.5))
+    assert refused.value.code == "no_machine"
+
+
+async def test_a_rebuilt_machine_has_nothing_of_the_one_before_but_its_data(docker_site: DockerSite) -> None:
+    cloud, one = docker_site.door(), Wanted()
+    spec = await one.make(cloud)
+    before = docker_site.container(one.instance)
+    minor = labels(inspect(f"coffer-{docker_site.stack()}-{one.instance}-loop"))["coffer.holds"]
+    for path in ("/var/lib/coffer/old", "/var/lib/docker/old", "/volume/data"):
+        inside(before, "touch", path)
+    rebuild = Wanted(one.project, instance=one.instance)
+    wanted = rebuild.spec(spec.port, spec.volume, user_data=b"newer", size=Size("2", 384, 0.5))
+    built = await cloud.rebuild_machine(wanted)
+    machine = docker_site.container(one.instance)
+    assert built.id == machine != before
+    assert inside(machine, "cat", "/etc/coffer/user-data.json") == "newer"
+    assert inside(machine, "sh", "-c", "ls /var/lib/coffer/old /var/lib/docker/old /volume/data 2>/dev/null || true"
+                  ).split() == ["/volume/data"]
+    assert f"COFFER_LOOP_MINOR={minor}" in inspect(machine)["Config"]["Env"]
+    assert inspect(machine)["HostConfig"]["Memory"] == 384 * 2**20
+    remade = {"machine", "machine-engine", "machine-state"}
+    assert {r.operation for r in await cloud.resources() if r.kind in remade} == {rebuild.operation}
+    inside(machine, "touch", "/var/lib/coffer/new")
+    again = await docker_site.door().rebuild_machine(rebuild.spec(spec.port, spec.volume, user_data=b"newest"))
+    assert again.id == machine, "once for each operation"
+    assert inside(machine, "ls", "/var/lib/coffer/new")
+    await one.drop(cloud)
+    assert docker_site.left_over() == []
+
+
+async def test_a_rebuild_that_was_cut_short_leaves_no_old_state_to_the_next(docker_site: DockerSite) -> None:
+    cloud, one = docker_site.door(), Wanted()
+    spec = await one.make(cloud)
+    machine = docker_site.container(one.instance)
+    inside(machine, "touch", "/var/lib/coffer/old")
+    docker("rm", "-f", machine)
+    await cloud.rebuild_machine(Wanted(one.project, instance=one.instance).spec(spec.port, spec.volume))
+    assert not inside(docker_site.container(one.instance), "sh", "-c", "ls /var/lib/coffer/old 2>/dev/null || true")
+
+
+async def test_access_is_the_machines_own_affair(docker_site: DockerSite) -> None:
+    cloud, one = docker_site.door(), Wanted()
+    with pytest.raises(CloudRefused) as refused:
+        await cloud.ensure_access(one.tags, tcp_port=5432, allowed_cidrs=("10.0.0.0/8",))
+    assert refused.value.code == "no_port"
+    await cloud.ensure_port(one.tags, network=None, address=None)
+    before = await cloud.resources()
+    await cloud.ensure_access(one.tags, tcp_port=5432, allowed_cidrs=("10.0.0.0/8", "2001:db8::/32"))
+    with pytest.raises(CloudRefused) as refused:
+        await cloud.ensure_access(one.tags, tcp_port=5432, allowed_cidrs=("all of it",))
+    assert refused.value.code == "bad_cidr"
+    assert set(await cloud.resources()) == set(before)

@@ -33,6 +33,7 @@ from coffer_shared.nkeys import NKey
 from coffer_shared.seal import KeyPair, Kind, Peer
 
 LIFE = timedelta(days=30)
+OPERATION = "33333333-3333-4333-8333-333333333333"
 MASTER = MasterKey.generate()
 PORTS = {"postgresql": 5432}
 SERVICES = {name: KeyPair.generate() for name in ("provisioner", "api", "status-collector", "backup-scheduler")}

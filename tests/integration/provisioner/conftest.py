@@ -168,7 +168,7 @@ def identities(server, records) -> MachineIdentities:
     told = Installation(
         nats_urls=(server.url,), ca=server.ca_pem, root=ROOT, keyset=SIGNED, renewal_url="https://door:8443/renew",
     )
-    return MachineIdentities(server.issuer, records, told)
+    return MachineIdentities(server.issuer, records, told, key=SERVICES["provisioner"].private)
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ async def provisioner(server, provisioner_db, records, backups, storage, link) -
 @pytest.fixture
 def new_guest(identities, link) -> Callable[..., Any]:
     async def make(instance: str) -> StubGuest:
-        return StubGuest(await identities.user_data(instance), link)
+        return StubGuest(await identities.user_data(instance, str(uuid4())), link)
 
     return make
 

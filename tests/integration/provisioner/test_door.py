@@ -25,7 +25,7 @@ from coffer_shared.bus import tls_context
 from coffer_shared.errors import GiveUp
 from coffer_shared.identity import decode_user_data
 from coffer_shared.nkeys import Kind, NKey
-from integration.provisioner.actors import LIFE, execute, new_keys, owner_of
+from integration.provisioner.actors import LIFE, OPERATION, execute, new_keys, owner_of
 from support.nats_server import free_port
 
 AUTHORITY = authority.new()
@@ -75,7 +75,7 @@ async def guest(make_instance, identities, records):
 
 async def enrolled(instance, identities, records):
     keys, nkey = new_keys()
-    data = decode_user_data(await identities.user_data(instance))
+    data = decode_user_data(await identities.user_data(instance, OPERATION))
     digest = sha256(bytes.fromhex(data.secret)).digest()
     assert await records.enrol(instance, secret_hash=digest, xpub=keys.public, nkey=nkey.public, version="1")
     return SimpleNamespace(instance=instance, keys=keys, nkey=nkey)

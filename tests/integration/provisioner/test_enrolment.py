@@ -16,7 +16,17 @@ from coffer_shared.messages import Desired, Sync
 from coffer_shared.nkeys import Kind as KeyKind
 from coffer_shared.nkeys import NKey
 from coffer_shared.seal import KeyPair
-from integration.provisioner.actors import LIFE, ROOT, SIGNED, StubGuest, execute, guest_row, owner_of, revoked
+from integration.provisioner.actors import (
+    LIFE,
+    OPERATION,
+    ROOT,
+    SIGNED,
+    StubGuest,
+    execute,
+    guest_row,
+    owner_of,
+    revoked,
+)
 
 
 async def test_a_new_guest_gets_an_identity_that_nats_takes(db, instance, new_guest, provisioner):
@@ -48,7 +58,7 @@ async def test_its_creation_goes_on_at_once(db, instance, file, new_guest, provi
 
 
 async def test_user_data_holds_the_secret_and_the_database_only_its_hash(db, instance, identities):
-    data = decode_user_data(await identities.user_data(instance))
+    data = decode_user_data(await identities.user_data(instance, OPERATION))
     assert (data.instance, data.root, data.keyset) == (instance, ROOT, SIGNED)
     assert data.expires_at == pytest.approx(time.time() + 900, abs=5)
     row = await guest_row(db, instance)

@@ -12,7 +12,7 @@ from coffer_shared import subjects
 from coffer_shared.errors import GuestSilent, Unavailable
 from coffer_shared.messages import Accepted, Refused, Start, decode_command, encode
 from coffer_shared.seal import Kind
-from integration.provisioner.actors import SERVICES, new_keys
+from integration.provisioner.actors import OPERATION, SERVICES, new_keys
 
 START = Start(op="22222222-2222-4222-8222-222222222222", kind="restart", args={"a": [1]}, deadline=4e9)
 
@@ -99,7 +99,7 @@ async def test_a_guest_without_keys_is_silent_before_anything_is_sent(
     commands, identities, instance, provisioner, how,
 ):
     if how == "not enrolled":
-        await identities.user_data(instance)
+        await identities.user_data(instance, OPERATION)
     await provisioner.link.close(grace=0)  # whatever was sent would be Unavailable
     with pytest.raises(GuestSilent, match="not enrolled"):
         await commands.send(instance, START, within=30)

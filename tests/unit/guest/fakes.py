@@ -61,6 +61,8 @@ class World:
     dead: bool = False
     data: str = ""
     """The engine's directory."""
+    memory: int = 0
+    """That the engine's container was made with, in bytes."""
     started_on: list[list[str]] = field(default_factory=list)
     """What was in it at each start of the engine."""
     ready_for: list[str] = field(default_factory=list)
@@ -166,8 +168,11 @@ class MemoryContainers(Containers):
     async def ensure(self, spec: ContainerSpec, *, memory_bytes: int) -> bool:
         await self.world.call("ensure")
         self.world.data = spec.binds[0][0]
-        if self.world.container.exists:
+        if self.world.container.exists and self.world.memory == memory_bytes:
             return False
+        if self.world.container.running:
+            await self.stop(spec.stop_seconds)
+        self.world.memory = memory_bytes
         self.world.container = Seen(exists=True, status="created")
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from coffer_guest.commands import COMMANDS, QUERIES
 from coffer_shared import commands as forms
 from coffer_shared.errors import GiveUp
-from coffer_shared.messages import Cancel
+from coffer_shared.messages import Cancel, Refused, Start
 from unit.guest.fakes import World
 from unit.guest.lives import DATABASES, USERS, Agent, prepared, use
 from unit.guest.orders import UUID, backup_args, prepare_args, restore_args
@@ -161,6 +162,79 @@ async def test_a_volume_that_has_grown_is_known_to_the_engines_driver(tmp_path: 
     await agent.die()
 
 
+GROWN = {"memory_bytes": 1 << 31, "vcpus": 2.0}
+
+
+async def test_a_database_is_fitted_to_another_size_and_keeps_it(tmp_path: Path, world: World) -> None:
+    agent = await prepared(tmp_path, world)
+    assert world.memory == 1 << 30
+    ending = await agent.run("resize", GROWN)
+    assert ending is not None
+    assert ending.state == "done"
+    assert (world.memory, agent.machine.order.vcpus, world.container.running) == (1 << 31, 2.0, True)
+    started = world.calls.count("start")
+    assert (await agent.run("resize", GROWN, op="again")) is not None
+    assert world.calls.count("start") == started, "it has that size"
+    await agent.die()
+    agent = await Agent.live(tmp_path, world)
+    await agent.boot()
+    assert (agent.machine.order.memory_bytes, world.memory) == (1 << 31, 1 << 31)
+    await agent.die()
+
+
+async def test_a_stopped_database_stays_stopped_in_another_size(tmp_path: Path, world: World) -> None:
+    agent = await prepared(tmp_path, world)
+    await agent.run("stop", {}, op="stop")
+    ending = await agent.run("resize", GROWN)
+    assert ending is not None
+    assert ending.state == "done"
+    assert not world.container.running
+    await agent.run("start", {}, op="start")
+    assert (world.memory, world.container.running) == (1 << 31, True)
+    await agent.die()
+
+
+async def test_there_is_nothing_to_fit_before_there_is_a_database(tmp_path: Path, world: World) -> None:
+    agent = await Agent.live(tmp_path, world)
+    ending = await agent.run("resize", GROWN)
+    assert ending is not None
+    assert (ending.state, ending.code) == ("failed", "not_ready")
+    await agent.die()
+
+
+@pytest.mark.parametrize("args", [{}, {"memory_bytes": 0, "vcpus": 1.0}, {"memory_bytes": 1, "vcpus": -1.0}], ids=str)
+async def test_a_size_that_is_none_is_refused(tmp_path: Path, world: World, args: dict[str, Any]) -> None:
+    agent = await prepared(tmp_path, world)
+    answer = await agent.work.start(Start(op="op", kind="resize", args=args, deadline=time.time() + 30), 1)
+    assert isinstance(answer, Refused)
+    assert answer.code == "invalid"
+    await agent.die()
+
+
+@pytest.mark.parametrize("how", ["broken", "late", "cancelled"])
+async def test_a_size_that_does_not_work_is_taken_back(tmp_path: Path, world: World, how: str) -> None:
+    agent = await prepared(tmp_path, world)
+    if how == "broken":
+        world.broken["start"] = GiveUp("engine", "the container does not start")
+    else:
+        world.slow["start"] = 60
+    await agent.start("resize", GROWN, left=0.3 if how == "late" else 30)
+    await agent.until("start")
+    if how == "cancelled":
+        await agent.work.cancel(Cancel(op="op"), 1)
+    await agent.idle()
+    ending = await agent.ending()
+    assert ending is not None
+    assert ending.state == ("cancelled" if how == "cancelled" else "failed")
+    assert agent.machine.order.memory_bytes == 1 << 30
+    assert agent.machine.is_down, "so the agent starts it"
+    world.broken.clear()
+    world.slow.clear()
+    await agent.boot()
+    assert (world.memory, world.container.running) == (1 << 30, True)
+    await agent.die()
+
+
 SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
     "prepare": ("prepare", prepare_args(databases=DATABASES, users=USERS)),
     "restart": ("restart", {}),
@@ -176,6 +250,7 @@ SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
     "revoke": ("revoke", {"name": "bob", "database": "shop"}),
     "enable_root": ("enable_root", {"password": "pw6"}),
     "grow_volume": ("grow_volume", {"volume_bytes": 1 << 31}),
+    "resize": ("resize", {"memory_bytes": 1 << 31, "vcpus": 2.0}),
     "set_access": ("set_access", {"allowed_cidrs": ["192.0.2.0/24", "192.0.2.7/32"]}),
     "backup": ("backup", backup_args()),
     "restore": ("restore", restore_args(databases=[{"name": "new"}])),
@@ -195,6 +270,7 @@ def outcome(world: World) -> dict[str, Any]:
         "jobs": len(world.ran),
         "storage": world.rules[-1].storage_port,
         "allowed": world.rules[-1].allowed,
+        "memory": world.memory,
     }
 
 

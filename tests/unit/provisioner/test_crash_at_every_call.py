@@ -72,9 +72,14 @@ async def leftovers(world: World) -> list[str]:
 # --- instances ---
 
 
-async def test_create_survives_a_kill_at_every_call(world):
+@pytest.mark.parametrize("looks", [0, 3])
+async def test_create_survives_a_kill_at_every_call(world, looks):
+    """Also where the machine takes a while, and who is killed meanwhile has told the cloud a credential."""
+
     async def make():
-        return world()
+        one = world()
+        one.cloud.world.looks_until_active = looks
+        return one
 
     ends = 0
     async for one, claimed, at in everywhere(make, "create_instance"):

@@ -39,6 +39,12 @@ def fault(kind):
     ("create_backup", DONE, {}),
     ("create_backup", FAILED, {}),
     ("create_backup", CANCELLED, {}),
+    ("resize_flavor", DONE, CLEARED),
+    ("resize_flavor", FAILED, fault("resize flavor")),
+    ("resize_volume", DONE, {}),
+    ("resize_volume", FAILED, {}),
+    ("rebuild_instance", DONE, CLEARED),
+    ("rebuild_instance", FAILED, fault("rebuild instance")),
     ("delete_backup", DONE, {}),
     ("delete_backup", FAILED, {}),
     ("create_instance", FAILED, fault("create instance") | {"failed": True}),
@@ -51,6 +57,19 @@ def fault(kind):
 ])
 def test_an_instance_is_marked_as_its_operation_ended(kind, state, expected):
     assert ending(job(kind), state) == expected
+
+
+@pytest.mark.parametrize(("kind", "context", "details"), [
+    ("create_instance", {"console": "panic\n"}, "operation op\npanic\n"),
+    ("rebuild_instance", {"begun": True, "console": "panic"}, "operation op\npanic"),
+    ("resize_flavor", {"broken": "no host"}, "operation op\nno host"),
+])
+def test_what_is_broken_is_in_error_and_administrators_see_why(kind, context, details):
+    work = job(kind)
+    work.context |= context
+    found = ending(work, FAILED)
+    assert (found["failed"], found["fault_details"]) == (True, details)
+    assert "panic" not in found["fault_message"]
 
 
 def test_only_columns_that_exist_are_written_whatever_ends_how():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from coffer_provisioner.cloud.fake import FakeCloud, World
-from coffer_provisioner.cloud.interface import MachineSpec, MachineState, Tags
+from coffer_provisioner.cloud.interface import CloudBusy, MachineSpec, MachineState, Size, Tags
 from coffer_provisioner.plan import Done, Job, Wait
-from coffer_provisioner.plans import DATA_COMMANDS, PLANS
+from coffer_provisioner.plans import DATA_COMMANDS, PLANS, patient
 from coffer_provisioner.plans.create_instance import (
     drop_unused_volume,
     ensure_machine,
     image_reference,
+    keep_console,
     wait_enrolled,
     wait_healthy,
 )
@@ -30,6 +31,8 @@ class Rows:
         self.cloud = cloud
         self.row = {
             "enrolled": False, "started_once": False, "name": "db", "ram_mb": 512, "vcpus": 1.0, "volume_gib": 1,
+            "flavor_id": "small", "manager": "postgresql", "user_id": "ann", "availability_zone": "north",
+            "locality": "affinity",
         }
         self.beat = None
         self.guest_state = ""
@@ -47,8 +50,8 @@ class Rows:
     async def operation(self, operation):
         return {"guest_state": self.guest_state}
 
-    async def user_data(self, instance):
-        self.given.append(b"user data %d" % len(self.given))
+    async def user_data(self, instance, operation):
+        self.given.append(f"user data of {operation}".encode())
         return self.given[-1]
 
     @property
@@ -72,7 +75,7 @@ async def prepared(rows):
 
 
 async def machine(rows, state=MachineState.ACTIVE, fault=""):
-    await rows.cloud.ensure_machine(MachineSpec(TAGS, "db", 512, 1.0, rows.port, rows.volume, b"first"))
+    await rows.cloud.ensure_machine(MachineSpec(TAGS, "db", Size("small", 512, 1.0), rows.port, rows.volume, b"first"))
     rows.cloud.set_machine(INSTANCE, state, fault)
 
 
@@ -86,9 +89,9 @@ def job(rows, **more):
 
 ORDER = {
     "create_instance": (
-        ("check_backup ensure_port ensure_volume ensure_machine wait_enrolled prepare_guest mark_volume "
+        ("check_backup ensure_port ensure_access ensure_volume ensure_machine wait_enrolled prepare_guest mark_volume "
          "ensure_public_address wait_healthy"),
-        "drop_public_address drop_machine drop_unused_volume drop_identity drop_port",
+        "keep_console drop_public_address drop_machine drop_unused_volume drop_identity drop_port",
     ),
     "delete_instance": ("drop_public_address drop_machine drop_identity drop_volume drop_port", ""),
     "restart_instance": ("restart_database", "ensure_machine_runs"),
@@ -96,9 +99,17 @@ ORDER = {
     "reboot_instance": ("note_boot restart_machine wait_reported", "ensure_machine_runs"),
     "stop_instance": ("stop_database wait_stopped", ""),
     "update_access": (
-        "note_access record_access set_access_on_guest set_public_address",
-        "restore_access restore_public_address tell_guest",
+        "note_access record_access open_filter set_access_on_guest close_filter set_public_address",
+        "restore_access restore_public_address tell_guest restore_filter",
     ),
+    "resize_volume": ("grow_device grow_file_system", "settle_device settle_file_system"),
+    "grow_file_system": ("grow_file_system", ""),
+    "resize_flavor": (
+        "note_sizes shrink_engine resize_machine wait_back grow_engine confirm_resize record_flavor",
+        "stop_guest revert_machine restore_flavor settle_engine",
+    ),
+    "fit_engine": ("fit_engine", ""),
+    "rebuild_instance": ("check_data rebuild_machine wait_enrolled prepare_guest wait_reported", "keep_console"),
     "enable_root": ("enable_on_guest record_root", ""),
     "create_backup": (
         "ensure_store draw_key back_up settle check_stored record",
@@ -163,12 +174,72 @@ async def test_a_machine_that_takes_time_keeps_the_credential_it_was_given():
     assert len(rows.given) == 1
 
 
-async def test_a_machine_that_was_begun_by_a_turn_that_died_is_completed_with_a_new_credential():
+async def test_a_machine_that_was_begun_by_a_turn_that_died_is_completed_with_the_credential_it_may_hold_already():
     rows = Rows(FakeCloud(World(looks_until_active=9)))
     await prepared(rows)
     await ensure_machine(job(rows), rows.reach)
     await ensure_machine(job(rows), rows.reach)
-    assert len(rows.given) == 2
+    assert rows.given == [rows.cloud.user_data(INSTANCE)] * 2
+
+
+async def test_a_machine_is_described_as_its_row_says():
+    rows = Rows(FakeCloud())
+    await prepared(rows)
+    await ensure_machine(job(rows), rows.reach)
+    spec = rows.cloud.world.stack("coffer").machines[INSTANCE].spec
+    assert spec.size == Size("small", 512, 1.0)
+    assert (spec.manager, spec.user, spec.availability_zone, spec.locality) == (
+        "postgresql", "ann", "north", "affinity",
+    )
+
+
+# --- what a machine said before it was taken back ---
+
+SECRETS = (
+    "6f" * 32, "SUAIBDPBAUTWCWBKIO6XHQNINK5FWJW4OHLXC3HQ2KFE4PEJUA44CNHTC4",
+    "eyJ0eXAi.OiJKV1QiLCJh-bGciOiJlZDI1NTE5_LW5rZXki",
+)
+
+
+async def test_the_console_is_kept_without_what_may_be_secret(rows, monkeypatch):
+    async def console(instance, lines):
+        told = "".join(f"user data: {one}\n" for one in SECRETS)
+        return "\x1b[31mboot\n" + "x" * 39 + f"\n{told}{INSTANCE}: bad\n"
+
+    monkeypatch.setattr(rows.cloud, "console", console)
+    work = job(rows, failure_code="machine_failed")
+    assert await keep_console(work, rows.reach) == Done()
+    kept = work.context["console"]
+    assert kept == "[31mboot\n" + "x" * 39 + "\n" + "user data: [...]\n" * 3 + f"{INSTANCE}: bad\n"
+
+
+async def test_the_console_that_is_kept_is_its_end_and_never_in_the_way(rows, monkeypatch):
+    await machine(rows)
+    said = ["line\n" * 5000]
+
+    async def console(instance, lines):
+        if not said:
+            raise CloudBusy("no answer")
+        return said.pop()
+
+    monkeypatch.setattr(rows.cloud, "console", console)
+    work = job(rows, failure_code="machine_failed")
+    for _ in range(2):
+        assert await keep_console(work, rows.reach) == Done()
+    assert len(work.context["console"]) == 4000
+    work = job(rows, failure_code="deadline")
+    assert await keep_console(work, rows.reach) == Done()
+    assert work.context["console"] == "the console cannot be read: no answer"
+    work = job(rows, failure_code="cancelled")
+    assert await keep_console(work, rows.reach) == Done()
+    assert "console" not in work.context
+
+
+def test_patience_is_given_to_every_plan():
+    for kind, plan in patient(PLANS, 2.5).items():
+        assert plan.within == PLANS[kind].within * 2.5
+        assert plan.step_limit == PLANS[kind].step_limit * 2.5
+        assert plan.steps == PLANS[kind].steps
 
 
 async def test_a_stopped_machine_with_an_identity_needs_no_second_credential(rows):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 from coffer_db.operations import Claimed, Saved, Turned
 from coffer_db.tables import OPEN_STATES, OperationState
@@ -19,7 +21,7 @@ from coffer_provisioner.reach import Reach
 from coffer_provisioner.storage.fake import FakeStorage
 from coffer_provisioner.turn import job_of, turn
 from coffer_shared.backups import MANIFEST, Grant
-from coffer_shared.errors import GuestSilent
+from coffer_shared.errors import GiveUp, GuestSilent
 from coffer_shared.messages import Accepted, Cancel, Probe, Refused, Start
 from unit.provisioner.backup_material import BACKUP, manifest, result, segments
 from unit.provisioner.backup_rows import CONTAINER, INSTANCE, KEY, BackupRows
@@ -82,16 +84,28 @@ class World:
         self.refused = 0
         """What the store did not let the guest write."""
         self.row: dict[str, Any] = {
-            "name": "db", "ram_mb": 512, "vcpus": 1.0, "manager": "postgresql", "version": "17", "port": 5432,
+            "name": "db", "flavor_id": "1", "user_id": "ann", "manager": "postgresql", "version": "17", "port": 5432,
             "image": "coffer/postgres:17", "image_digest": "sha256:" + "0" * 64, "volume_gib": 1, "volume_type": None,
             "fs_uuid": INSTANCE, "formatted": False, "started_once": False, "nics": [], "is_public": True,
             "allowed_cidrs": [], "addresses": [], "enrolled": False, "deleted": False, "revoked": False,
+            "availability_zone": None, "locality": None, "server_id": None, "volume_id": None,
+            "credential_used": False,
         }
+        self.flavors: dict[str, dict[str, Any]] = {
+            "1": {"ram_mb": 512, "vcpus": 1.0}, "2": {"ram_mb": 1024, "vcpus": 2.0},
+        }
+        self.after: list[str] = []
+        """Kinds of operations filed to run after this one."""
         self.operation_row: dict[str, Any] = {}
         self.filed()
         self.backups = BackupRows(self.operation_row)
-        self.bootstrap = 0
+        self.credential = b""
+        self.enrolled_with = b""
         self.healthy = False
+        self.memory = 0
+        """That the engine was given, in bytes."""
+        self.file_system = 0
+        """Its size in bytes."""
         self.boot = ""
         """What the newest report says; a machine that was started again has not reported yet."""
         self.stopped = False
@@ -109,14 +123,24 @@ class World:
     # --- rows ---
 
     async def instance(self, instance: str) -> dict[str, Any]:
-        return dict(self.row)
+        return {**self.flavors[self.row["flavor_id"]], **self.row}
 
     async def set_instance(self, instance: str, **columns: Any) -> None:
         self.row |= columns
 
     async def heartbeat(self, instance: str) -> dict[str, Any] | None:
         engine = "stopped" if self.stopped else "healthy"
-        return {"engine": engine, "facts": {"boot": self.boot}} if self.healthy else None
+        found = {"engine": engine, "facts": {"boot": self.boot}, "received_at": self.clock.now}
+        return found if self.healthy else None
+
+    async def flavor(self, flavor: str) -> dict[str, Any]:
+        if flavor not in self.flavors:
+            raise GiveUp("no_flavor", f"the flavor {flavor} is not on offer any more")
+        return self.flavors[flavor]
+
+    async def file_after(self, operation: str, kind: str, *, within: timedelta, beside: bool = False) -> None:
+        if kind not in self.after:
+            self.after.append(kind)
 
     async def operation(self, operation: str) -> dict[str, Any]:
         return dict(self.operation_row)
@@ -128,15 +152,20 @@ class World:
     async def revoke_guest(self, instance: str, reason: str) -> None:
         self.row["enrolled"], self.row["revoked"] = False, True
 
-    async def user_data(self, instance: str) -> bytes:
-        self.bootstrap += 1
-        return b"user data %d" % self.bootstrap
+    async def user_data(self, instance: str, operation: str) -> bytes:
+        wanted = f"user data of {operation}".encode()
+        if wanted != self.credential:
+            self.credential, self.row["credential_used"] = wanted, False
+        return wanted
 
     # --- the guest ---
 
     async def send(self, instance: str, command: Any, *, within: float) -> Any:
         machine = await self.cloud.find_machine(instance)
-        heard = machine is not None and machine.state == "active" and self.row["enrolled"]
+        heard = (
+            machine is not None and machine.state == "active" and self.row["enrolled"]
+            and self.cloud.user_data(instance) == self.enrolled_with
+        )
         if not heard or self.fate == "silent" or (self.fate == "falls silent" and self.grant is not None):
             raise GuestSilent("no guest")
         if isinstance(command, Cancel):
@@ -153,13 +182,20 @@ class World:
             if command.kind == "restore":
                 self._restore(command.args["restore"])
             self._obey(command)
-            self._end("done")
             self.healthy = True
         return Accepted()
 
     def _obey(self, command: Start) -> None:
-        self.stopped = command.kind == "stop" or (self.stopped and command.kind != "restart")
+        if self.fate == f"fails to {command.kind}":
+            self._end("failed", guest_code="engine", guest_text="the database does not stay up")
+            return
+        self._end("done")
+        self.stopped = command.kind == "stop" or (self.stopped and command.kind not in {"restart", "prepare"})
         self.allowed = list(command.args.get("allowed_cidrs", self.allowed))
+        self.memory = command.args.get("memory_bytes", self.memory)
+        size = command.args.get("volume_bytes", self.file_system)
+        assert size <= self.cloud.gib(INSTANCE) << 30, "the device is smaller than what it is to hold"
+        self.file_system = size
         if self.fate == "falls silent after it":
             self.fate = "silent"
 
@@ -185,8 +221,12 @@ class World:
         machine = await self.cloud.find_machine(INSTANCE)
         active = machine is not None and machine.state == "active"
         if active and self.fate != "silent" and not self.row["revoked"]:
-            self.row["enrolled"] = True
-            self.boot = f"boot {self.cloud.starts(INSTANCE)}"
+            given = self.cloud.user_data(INSTANCE)
+            if given != self.enrolled_with and given == self.credential:
+                self.enrolled_with, self.healthy = given, False
+                self.row |= {"enrolled": True, "credential_used": True}
+            if given == self.enrolled_with:
+                self.boot = f"boot {self.cloud.starts(INSTANCE)} of {machine.id}"
         if self.grant is None:
             return
         if self.fate == "goes down" and active:
@@ -249,9 +289,9 @@ def reach(world: World, fuse: Fuse) -> Reach:
     )
 
 
-def filed(kind: str, args: dict[str, Any]) -> Claimed:
+def filed(kind: str, args: dict[str, Any], nth: int) -> Claimed:
     return Claimed(
-        id="22222222-2222-4222-8222-222222222222", token="t", instance_id=INSTANCE, project_id="p", user_id="u",
+        id=str(uuid5(NAMESPACE_OID, f"{kind} {nth}")), token="t", instance_id=INSTANCE, project_id="p", user_id="u",
         request_id="", trace="", kind=kind, args=args, secret_args=None, state=OperationState.RUNNING, step="",
         progress=0, attempts=0, context={}, failure_code=None, failure_text=None, failure_step=None,
         cancel_requested=False, seconds_left=1000.0,
@@ -260,11 +300,12 @@ def filed(kind: str, args: dict[str, Any]) -> Claimed:
 
 async def drive(
     kind: str, world: World, fuse: Fuse, args: dict[str, Any] | None = None, *, deadline_after: int = MOST_TURNS,
-    cancel_after: int = MOST_TURNS,
+    cancel_after: int = MOST_TURNS, nth: int = 1,
 ) -> Claimed:
-    """Turn to the end, taking up again after the one kill. `*_after`: that many turns."""
-    plan, claimed = PLANS[kind], filed(kind, args or {})
+    """Turn to the end, taking up again after the one kill. `*_after`: that many turns. `nth`: of that kind."""
+    plan, claimed = PLANS[kind], filed(kind, args or {}, nth)
     world.filed()
+    world.after = []
     for number in range(MOST_TURNS):
         left = 1000.0 if number < deadline_after or claimed.undoing else -1.0
         now = Saved(cancel_requested=number >= cancel_after, seconds_left=left)
