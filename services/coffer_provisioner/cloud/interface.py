@@ -60,7 +60,8 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large a machine is. `flavor` is the cloud's own name for it; a driver whose cloud has none goes by the rest."""
+    """How large a machine is. `flavor` is the cloud's own name for it; a driver whose cloud has none goes by the
+    rest."""
 
     flavor: str
     memory_mb: int
@@ -94,6 +95,8 @@ class MachineSpec:
     availability_zone: str | None = None
     locality: str | None = None
     """affinity or anti-affinity, between the machines of one instance and its replicas."""
+    locality_of: str | None = None
+    """That instance, when this is one of its replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +155,8 @@ class Cloud(Protocol):
         ...
 
     async def resize_machine(self, tags: Tags, size: Size) -> Machine:
-        """Give the machine another size, restarting it if the cloud must. BUILDING while that goes on; then `unconfirmed`
-        where the cloud keeps the way back open. One that has the size already is left as it is.
+        """Give the machine another size, restarting it if the cloud must. BUILDING while that goes on; then
+        `unconfirmed` where the cloud keeps the way back open. One that has the size already is left as it is.
 
         CloudRefused `no_machine`, `no_flavor`, `no_capacity`, `quota`."""
         ...
