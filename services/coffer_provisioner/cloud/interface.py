@@ -94,6 +94,8 @@ class MachineSpec:
     availability_zone: str | None = None
     locality: str | None = None
     """affinity or anti-affinity, between the machines of one instance and its replicas."""
+    locality_of: str | None = None
+    """That instance, when this is one of its replicas."""
 
 
 @dataclass(frozen=True, slots=True)

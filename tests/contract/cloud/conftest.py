@@ -1,12 +1,15 @@
-"""The clouds that the contract suite runs against: the fake one, and a real Docker Engine."""
+"""The clouds that the contract suite runs against: the fake one, a real Docker Engine, and an OpenStack where the
+environment names one (see support.openstack_ground)."""
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
+import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pytest
 
@@ -15,6 +18,8 @@ from coffer_provisioner.cloud.docker_networks import uuid_of
 from coffer_provisioner.cloud.fake import FakeCloud, World
 from coffer_provisioner.cloud.interface import Cloud, MachineSpec, MachineState, Port, Size, Tags, Volume
 
+T = TypeVar("T")
+SMALL = Size("1", 256, 0.5)
 IMAGES = ("coffer/machine", "coffer/services")
 LET_GO = (
     "run", "--rm", "--network", "none", "--cap-drop", "ALL", "--cap-add", "MKNOD",
@@ -25,13 +30,22 @@ LET_GO = (
 class Site(Protocol):
     """A cloud as the suite sees it: doors to it, and what happens to it from outside."""
 
+    sizes: tuple[Size, Size, Size]
+    """Each larger than the one before."""
+
     def door(self, stack: int = 0) -> Cloud:
         """A provisioner's own connection to the cloud; every call gives another one."""
+        ...
+
+    def home(self, project: str) -> str | None:
+        """The network on which a project's instances are by default; None: the driver makes one."""
         ...
 
     def add_network(self, project: str) -> str:
         """A network that the tenant made."""
         ...
+
+    def subnet_of(self, network: str) -> str: ...
 
     async def stop_machine(self, instance: str) -> None:
         """Somebody stops a machine behind Coffer's back."""
@@ -45,9 +59,16 @@ class Site(Protocol):
 @dataclass
 class FakeSite:
     world: World = field(default_factory=World)
+    sizes: tuple[Size, Size, Size] = (SMALL, Size("2", 512, 1.0), Size("3", 1024, 1.0))
 
     def door(self, stack: int = 0) -> Cloud:
         return FakeCloud(self.world, stack=f"stack-{stack}")
+
+    def home(self, project: str) -> str | None:
+        return None
+
+    def subnet_of(self, network: str) -> str:
+        return network
 
     def add_network(self, project: str) -> str:
         return self.world.add_network(project, stack="stack-0")
@@ -67,6 +88,7 @@ class FakeSite:
 class DockerSite:
     run: str
     doors: list[DockerCloud] = field(default_factory=list)
+    sizes: tuple[Size, Size, Size] = (SMALL, Size("2", 512, 1.0), Size("3", 1024, 1.0))
     networks: list[str] = field(default_factory=list)
 
     @property
@@ -83,6 +105,12 @@ class DockerSite:
         door = DockerCloud(self.settings(stack, **changed))
         self.doors.append(door)
         return door
+
+    def home(self, project: str) -> str | None:
+        return None
+
+    def subnet_of(self, network: str) -> str:
+        return network
 
     def add_network(self, project: str) -> str:
         made = docker("network", "create", "--label", f"coffer.project={project}", f"{self.run}-{project}-own")
@@ -121,6 +149,45 @@ class DockerSite:
             docker("network", "rm", network)
 
 
+@dataclass
+class OpenStackSite:
+    ground: Ground
+    run: str = field(default_factory=lambda: f"c-{uuid.uuid4().hex[:8]}")
+    doors: list[OpenStackCloud] = field(default_factory=list)
+    sizes: tuple[Size, Size, Size] = (Size(FLAVORS[0], 0, 0), Size(FLAVORS[1], 0, 0), Size(FLAVORS[2], 0, 0))
+
+    def stack(self, number: int = 0) -> str:
+        return f"{self.run}-{number}"
+
+    def door(self, stack: int = 0) -> OpenStackCloud:
+        door = self.ground.door(self.stack(stack))
+        self.doors.append(door)
+        return door
+
+    def home(self, project: str) -> str | None:
+        made: str = self.ground.network(f"home-{project}", project=project).id
+        return made
+
+    def subnet_of(self, network: str) -> str:
+        return self.ground.subnet(network)
+
+    def add_network(self, project: str) -> str:
+        made: str = self.ground.network(f"own-{project}", project=project).id
+        return made
+
+    async def stop_machine(self, instance: str) -> None:
+        for server in self.ground.servers(self.stack()):
+            if server.metadata["coffer_instance"] == instance:
+                await asyncio.to_thread(self.ground.stop_server, server.id)
+
+    def left_over(self) -> list[str]:
+        return self.ground.left_over(self.stack())
+
+    def remove_all(self) -> None:
+        for stack in (0, 1):
+            self.ground.clear(self.stack(stack))
+
+
 def docker(*command: str) -> str:
     done = subprocess.run(["docker", *command], capture_output=True, text=True, check=False, timeout=90)
     assert done.returncode == 0, f"docker {' '.join(command)}: {done.stderr}"
@@ -150,12 +217,66 @@ async def docker_site(docker_network: DockerSite) -> AsyncIterator[DockerSite]:
         await door.close()
 
 
-@pytest.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(scope="session")
+def ground() -> Iterator[Ground]:
+    made = Ground.connect()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def openstack_site(ground: Ground) -> AsyncIterator[OpenStackSite]:
+    made = OpenStackSite(ground)
+    yield made
+    for door in made.doors:
+        await door.close()
+    made.remove_all()
+
+
+SITES = [
+    "fake",
+    pytest.param("docker", marks=pytest.mark.docker),
+    # a site of its own choice: who names no cloud has not asked for these tests, so none is skipped
+    *([pytest.param("openstack", marks=pytest.mark.timeout(900))] if openstack_ground.configured() else []),
+]
+
+
+@pytest.fixture(params=SITES)
 def site(request: pytest.FixtureRequest) -> Site:
     if request.param == "fake":
         return FakeSite()
-    found: DockerSite = request.getfixturevalue("docker_site")
+    found: Site = request.getfixturevalue(f"{request.param}_site")
     return found
+
+
+async def reached(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], within: float = 240.0) -> T:
+    """What the cloud says in the end: calls of a driver need not wait, and may be told to try again."""
+    end = time.monotonic() + within
+    while True:
+        said: object
+        try:
+            said = found = await look()
+            if good(found):
+                return found
+        except CloudBusy as error:
+            said = error
+        assert time.monotonic() < end, f"still not there: {said!r}"
+        await asyncio.sleep(0.2)
+
+
+def anything(_found: object) -> bool:
+    return True
+
+
+def active(machine: Machine | None) -> bool:
+    assert machine is not None
+    assert machine.state is not MachineState.ERROR, machine.fault
+    return machine.state is MachineState.ACTIVE and not machine.unconfirmed
+
+
+def ready(volume: Volume) -> bool:
+    assert not volume.fault
+    return volume.ready
 
 
 @dataclass(frozen=True)
@@ -163,6 +284,8 @@ class Wanted:
     """One instance that a test makes."""
 
     project: str = "p-1"
+    network: str | None = None
+    size: Size = SMALL
     operation: str = field(default_factory=lambda: str(uuid.uuid4()))
     instance: str = field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -177,17 +300,33 @@ class Wanted:
         }
         return MachineSpec(**wanted)  # type: ignore[arg-type]
 
+    async def port(self, cloud: Cloud, **changed: str | None) -> Port:
+        wanted: dict[str, str | None] = {"network": self.network, "address": None, **changed}
+        return await reached(lambda: cloud.ensure_port(self.tags, **wanted), anything)  # type: ignore[arg-type]
+
+    async def volume(self, cloud: Cloud, gib: int = 1, volume_type: str | None = None) -> Volume:
+        return await reached(lambda: cloud.ensure_volume(self.tags, gib=gib, volume_type=volume_type), ready)
+
+    async def machine(self, cloud: Cloud, spec: MachineSpec) -> Machine:
+        return await reached(lambda: cloud.ensure_machine(spec), active)
+
     async def make(self, cloud: Cloud, **changed: object) -> MachineSpec:
         """Everything up to the running machine."""
-        port = await cloud.ensure_port(self.tags, network=None, address=None)
-        volume = await cloud.ensure_volume(self.tags, gib=1, volume_type=None)
+        port, volume = await self.port(cloud), await self.volume(cloud)
         spec = self.spec(port, volume, **changed)
-        machine = await cloud.ensure_machine(spec)
-        assert machine.state is MachineState.ACTIVE
+        await self.machine(cloud, spec)
         return spec
 
     async def drop(self, cloud: Cloud) -> None:
-        await cloud.drop_public_address(self.instance)
-        await cloud.drop_machine(self.instance)
-        await cloud.drop_volume(self.instance)
-        await cloud.drop_port(self.instance)
+        for drop in (cloud.drop_public_address, cloud.drop_machine, cloud.drop_volume, cloud.drop_port):
+            await reached(lambda drop=drop: drop(self.instance), anything)  # type: ignore[misc]
+
+
+@pytest.fixture
+def wanted(site: Site) -> Callable[..., Wanted]:
+    """An instance of a project, on the project's network at that site."""
+
+    def make(project: str = "p-1") -> Wanted:
+        return Wanted(project, site.home(project), site.sizes[0])
+
+    return make
