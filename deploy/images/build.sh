@@ -1,8 +1,9 @@
 #!/bin/sh
 # Build the stack's images: the base first, then each folder here that has a Dockerfile, or only the ones named. Keystone
 # is left out unless it is named or COFFER_PROFILES has it.
-#   build.sh [NAME...]             e.g. build.sh services machine
+#   build.sh [NAME[=STAGE]...]     e.g. build.sh services machine=common; a stage: that of its images alone
 #   COFFER_BUILD_JOBS=2            how many at a time
+#   COFFER_BUILD_FRESH=yes         from nothing, with the packages of today
 #   COFFER_BUILD_LOGS=DIR          where each build's output goes (a folder of its own under TMPDIR by default)
 # Works with BuildKit and with the engine's older builder (DOCKER_BUILDKIT=0). Where this host's pip has an index of its
 # own, the builds use it; so with http_proxy and the like.
@@ -21,7 +22,9 @@ plan() {
             images="coffer/postgres:17=server coffer/postgres-backup:17=backup"
             tree="requirements shared guest" ;;
         services) tree="requirements shared services" ;;
-        machine) tree="requirements shared guest" ;;
+        machine)
+            images="coffer/machine-common=common coffer/machine"
+            tree="requirements shared guest" ;;
     esac
 }
 
@@ -50,9 +53,10 @@ build() { # NAME TREE, with the arguments of docker build in $@ after them
 
 # One folder: its images one after the other, so that layers in common are made once.
 build_one() { # NAME
-    name=$1
+    name=${1%%=*} only=${1#"${1%%=*}"}
     plan "$name"
     shift
+    [ -z "${COFFER_BUILD_FRESH:-}" ] || set -- "$@" --no-cache
     for v in http_proxy https_proxy no_proxy; do ! printenv $v >/dev/null || set -- "$@" --build-arg $v; done
     while IFS= read -r setting; do
         [ -z "$setting" ] || set -- "$@" --build-arg "$setting"
@@ -60,6 +64,7 @@ build_one() { # NAME
 $COFFER_BUILD_PIP
 EOF
     for item in $images; do
+        case $item in *"$only") ;; *) continue ;; esac
         image=${item%%=*} log=$COFFER_BUILD_LOGS/$(echo "${item%%=*}" | tr '/:' '--').log
         start=$(date +%s)
         target=${item#"$image"}
@@ -86,7 +91,7 @@ if [ $# = 0 ]; then
     done
 fi
 for name; do
-    if [ ! -f "$here/$name/Dockerfile" ] || [ "$name" = base ]; then
+    if [ ! -f "$here/${name%%=*}/Dockerfile" ] || [ "$name" = base ]; then
         echo "image: there is no $name here" >&2
         exit 2
     fi

@@ -19,6 +19,7 @@ from coffer_guest.machine import Machine
 from coffer_guest.options import Options
 from coffer_guest.reception import Reception
 from coffer_guest.reporting import Events, Heartbeats
+from coffer_guest.scrubbing import scrub_cloud_init
 from coffer_guest.state import Home, Identity, State
 from coffer_guest.store import Store
 from coffer_guest.trust import Trust
@@ -41,6 +42,7 @@ async def run(options: Options, make_machine: MakeMachine, stop: asyncio.Event, 
     state, journal, clock = State(store), Journal(store), Clock()
     clock.offset = await state.number("clock_offset")
     machine = make_machine(options, state)
+    scrubbing: asyncio.Task[None] | None = None
     try:
         enrolment = asyncio.create_task(ensure_enrolled(state, Path(options.user_data), clock, backoff=backoff))
         stopping = asyncio.create_task(stop.wait())
@@ -51,8 +53,12 @@ async def run(options: Options, make_machine: MakeMachine, stop: asyncio.Event, 
             return
         identity, home = enrolment.result()
         agent = Agent(options, state, journal, machine, clock, home, identity, backoff)
+        if options.cloud_init:
+            scrubbing = asyncio.create_task(_guarded("destroying cloud-init's copies", scrub_cloud_init))
         await agent.run(stop)
     finally:
+        if scrubbing is not None:
+            scrubbing.cancel()
         await machine.close()
         await store.close()
 

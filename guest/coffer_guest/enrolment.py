@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import secrets
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import msgspec
 
 from coffer_guest import __version__
 from coffer_guest.clock import Clock
+from coffer_guest.scrubbing import destroy
 from coffer_guest.state import Home, Identity, State
 from coffer_guest.trust import enrolment_key
 from coffer_shared import log, subjects
@@ -56,7 +56,7 @@ async def ensure_enrolled(state: State, path: Path, clock: Clock, *, backoff: Ba
         if fresh.instance != home.instance:
             raise CannotEnrol(f"the user data are of instance {fresh.instance}; this machine is {home.instance}")
         if _mark(fresh) == home.enrolled_with:
-            await asyncio.to_thread(_destroy, path)
+            await asyncio.to_thread(destroy, path)
             fresh = None
     if fresh is None:
         assert identity is not None
@@ -64,7 +64,7 @@ async def ensure_enrolled(state: State, path: Path, clock: Clock, *, backoff: Ba
         return identity, home
     identity, home = await _enrol(state, fresh, clock, backoff)
     await state.enrolled(identity, home)
-    await asyncio.to_thread(_destroy, path)
+    await asyncio.to_thread(destroy, path)  # the cloud may still serve the text, which by now is of no use to anybody
     _log.info("enrolled", instance=home.instance)
     return identity, home
 
@@ -150,18 +150,3 @@ def _read(path: Path) -> UserData | None:
     except ValueError as error:
         _log.warning("user data cannot be read", reason=str(error), at=time.time())
         return None
-
-
-def _destroy(path: Path) -> None:
-    """Overwrite, then remove. The cloud may still serve the same text, which by now is of no use to anybody."""
-    try:
-        size = path.stat().st_size
-        with path.open("r+b") as file:
-            file.write(secrets.token_bytes(size))
-            file.flush()
-            os.fsync(file.fileno())
-        path.unlink()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        _log.warning("user data could not be destroyed", reason=str(error))

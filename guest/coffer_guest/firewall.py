@@ -1,13 +1,17 @@
 """Who may talk to the engine, and whom the engine may talk to: one nftables table of the machine's own.
 
 The engine's uid reaches the loopback address, its own addresses, and its tenants' subnets; nothing of the management
-network, of the cloud's metadata service, of Docker's DNS, or of the host behind the tenant network's gateway. From
+network, of the cloud's metadata service (where nobody but root reaches it), of Docker's DNS, or of the host behind the tenant network's gateway. From
 the management network nothing comes in but answers. From the tenant network only the engine's port is open, to the
 allowed CIDRs and to that network's gateway, behind which the host's own forwarder stands. Who is allowed no more is
 cut off in the middle of a connection.
 
 A backup runs under the engine's uid, since that is who the engine's socket lets in, and under a group of its own. While
 it runs, that group reaches Docker's DNS and the object store's port, and nothing of what the engine reaches.
+
+What is different between a machine container and a virtual machine is in `Site`. A virtual machine's tenant network has
+a router for a gateway, which hands on connections of the whole world under their own addresses or, of those that it
+hides, under its own: so that it is not let in for being the gateway.
 
 Interfaces are found by their addresses: names follow no order. Other tables are never touched, since Docker keeps
 its DNS rules in one.
@@ -32,8 +36,9 @@ _log = log.get(__name__)
 
 STORAGE_GID = 998
 """The group of what may reach the object store. No engine's process has it or can take it."""
-_NAMES = "ip daddr 127.0.0.11 meta l4proto { tcp, udp } ct original proto-dst 53 accept"
-"""Docker's DNS; its own rules lead port 53 to another one before these see it."""
+ENGINE_UID = 999
+_NAMES = "ip daddr {resolver} meta l4proto {{ tcp, udp }} ct original proto-dst 53 accept"
+"""Rules of Docker's lead port 53 of its DNS to another one before these see it."""
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -59,22 +64,37 @@ class Rules:
     port: int = 0
     allowed: tuple[str, ...] = ()
     """CIDRs; empty for everybody."""
-    engine_uid: int = 999
+    engine_uid: int = ENGINE_UID
     gateway: str = ""
     """The tenant network's, if it is known; otherwise the routes are asked, and at last its first address is taken."""
     storage_port: int = 0
     """The object store's, while a backup or a restore runs; 0: closed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What kind of machine this is; the same for its whole life. The fields are those of `Options`."""
+
+    gateway_forwards: bool = True
+    leases: bool = False
+    resolver: str = "127.0.0.11"
+    management_macs: tuple[str, ...] = ()
+    ssh: tuple[str, ...] = ()
+
+
+CONTAINER = Site()
+
+
 class Firewall:
-    def __init__(self) -> None:
+    def __init__(self, site: Site = CONTAINER) -> None:
+        self._site = site
         self._applied = ""
         self._lock = asyncio.Lock()
 
     async def apply(self, rules: Rules) -> None:
         """Idempotent; the kernel takes the whole table or none of it. GiveUp(internal) if it takes none."""
         async with self._lock:
-            script = render(rules, await _interfaces(), await _gateways())
+            script = render(rules, await _interfaces(), await _gateways(), self._site)
             if script == self._applied:
                 return
             outcome = await run("nft", "-f", "-", stdin=script)
@@ -99,16 +119,20 @@ def valid_cidrs(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(str(network) for network in merged)
 
 
-def render(rules: Rules, interfaces: Sequence[Interface], gateways: Sequence[tuple[str, str]]) -> str:
+def render(
+    rules: Rules, interfaces: Sequence[Interface], gateways: Sequence[tuple[str, str]], site: Site = CONTAINER
+) -> str:
     """`gateways`: (interface name, address) of routes. Pure."""
     tenant = [interface for interface in interfaces if interface.address in rules.listen]
     names = sorted({interface.name for interface in tenant})
     allowed = valid_cidrs(rules.allowed or ("0.0.0.0/0", "::/0"))
     hosts = {rules.gateway} if rules.gateway else {address for name, address in gateways if name in names}
-    hosts |= {str(next(iter(interface.network.hosts()))) for interface in tenant if not hosts and interface.prefix < 31}
+    if site.gateway_forwards and not hosts:
+        hosts = {str(next(iter(interface.network.hosts()))) for interface in tenant if interface.prefix < 31}
+    admitted = (*allowed, *sorted(hosts)) if site.gateway_forwards else allowed
     inward = [
         f"iifname {_set(names, quote=True)} tcp dport {rules.port} {family} saddr {_set(sources)} accept"
-        for family, sources in _by_family((*allowed, *sorted(hosts)))
+        for family, sources in _by_family(admitted)
         if names
     ]
     if names:  # before the rule for connections that were let in earlier: each packet is looked at
@@ -116,7 +140,10 @@ def render(rules: Rules, interfaces: Sequence[Interface], gateways: Sequence[tup
             f"iifname {_set(names, quote=True)} tcp dport {rules.port} tcp flags & rst != rst ct state established "
             "reject with tcp reset"
         )
-    if any(":" in interface.address for interface in tenant):
+    inward += _ssh(site)
+    if site.leases:
+        inward += _LEASES
+    elif any(":" in interface.address for interface in tenant):
         inward.append(
             f"iifname {_set(names, quote=True)} icmpv6 type "
             "{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, packet-too-big } accept"
@@ -136,17 +163,37 @@ def render(rules: Rules, interfaces: Sequence[Interface], gateways: Sequence[tup
         gid=STORAGE_GID,
         inward=_lines(inward),
         outward=_lines(outward),
-        storage=_lines(_storage(rules.storage_port, everywhere)),
+        storage=_lines(_storage(rules.storage_port, everywhere, site.resolver)),
     )
 
 
-def _storage(port: int, near: Sequence[str]) -> list[str]:
+_LEASES = (
+    "udp sport 67 udp dport 68 accept",
+    "ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept",
+    "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept",
+    "icmpv6 type packet-too-big accept",
+)
+
+
+def _ssh(site: Site) -> list[str]:
+    """By whose hardware address a frame is for, since nobody may know yet which interface is the tenant's. The kernel
+    itself drops a frame that is for another address than that of the interface it came to."""
+    if not site.ssh or not site.management_macs:
+        return []
+    macs = "{ " + ", ".join(sorted(site.management_macs)) + " }"
+    return [
+        f"ether daddr {macs} tcp dport 22 {family} saddr {_set(sources)} accept"
+        for family, sources in _by_family(valid_cidrs(site.ssh))
+    ]
+
+
+def _storage(port: int, near: Sequence[str], resolver: str) -> list[str]:
     """Where exactly the object store is, DNS knows; `near` is where it never is: the machine itself and its tenant."""
     if not port:
         return []
     never = ("127.0.0.0/8", "169.254.0.0/16", "::1", "fe80::/10", *near)
     refused = [f"{family} daddr {_set(to)} reject" for family, to in _by_family(sorted(never))]
-    return ["ct state established,related accept", _NAMES, *refused, f"tcp dport {port} accept"]
+    return ["ct state established,related accept", _NAMES.format(resolver=resolver), *refused, f"tcp dport {port} accept"]
 
 
 _TABLE = """\
@@ -164,6 +211,8 @@ table inet coffer {{
     }}
     chain outward {{
         type filter hook output priority filter; policy accept;
+        ip daddr 169.254.169.254 meta skuid != 0 reject
+        ip6 daddr fe80::a9fe:a9fe meta skuid != 0 reject
         meta skuid {uid} meta skgid {gid} jump storage
         meta skuid {uid} jump engine
     }}
@@ -235,8 +284,8 @@ async def _interfaces() -> list[Interface]:
 
 async def _gateways() -> list[tuple[str, str]]:
     routes = [
-        *msgspec.json.decode(await _ip("-4", "route", "show"), type=list[_Route]),
-        *msgspec.json.decode(await _ip("-6", "route", "show"), type=list[_Route]),
+        *msgspec.json.decode(await _ip("-4", "route", "show", "table", "all"), type=list[_Route]),
+        *msgspec.json.decode(await _ip("-6", "route", "show", "table", "all"), type=list[_Route]),
     ]
     return [(route.dev, route.gateway) for route in routes if route.gateway]
 

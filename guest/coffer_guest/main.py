@@ -8,7 +8,7 @@ import signal
 
 from coffer_guest import agent
 from coffer_guest.containers import Containers
-from coffer_guest.firewall import Firewall
+from coffer_guest.firewall import Firewall, Site
 from coffer_guest.machine import Machine
 from coffer_guest.options import Options
 from coffer_guest.state import State
@@ -36,7 +36,17 @@ def make_machine(options: Options, state: State) -> Machine:
     containers = Containers(
         options.docker_socket, username=options.registry_username, password=options.registry_password
     )
-    return Machine(options, state, containers, Volume(options), Firewall())
+    return Machine(options, state, containers, Volume(options), Firewall(_site(options)))
+
+
+def _site(options: Options) -> Site:
+    return Site(
+        gateway_forwards=options.gateway_forwards,
+        leases=options.leases,
+        resolver=options.resolver,
+        management_macs=tuple(options.management_macs),
+        ssh=tuple(options.ssh_cidrs),
+    )
 
 
 if __name__ == "__main__":

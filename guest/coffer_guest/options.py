@@ -18,10 +18,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     volume_file: str = "/volume/disk.img"
     """The data volume as a file, attached as the loop device of `loop_minor`."""
     loop_minor: int | None = None
-    volume_device: str = "/dev/vdb"
-    """The data volume where there is no `loop_minor`."""
+    volume: str = ""
+    """The block storage's id of the data volume, where there is no `loop_minor`: its disk is found by it."""
     tenant_gateway: str = ""
     """The tenant network's gateway, where the cloud knows it and the routes do not tell."""
+    gateway_forwards: bool = True
+    """The host behind that gateway passes on connections of those who are allowed, and of nobody else."""
+    leases: bool = False
+    """The machine leases its addresses from the networks by itself."""
+    resolver: str = "127.0.0.11"
+    """Whom the machine asks for names: Docker's DNS in a container."""
+    management_macs: list[str] = []
+    ssh_cidrs: list[str] = []
+    """Who may reach port 22 at the ports of `management_macs`."""
+    cloud_init: bool = False
+    """cloud-init brought the user data, and has copies of it."""
     registry_username: str = ""
     registry_password: str = ""
     heartbeat_seconds: float = 10.0

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 
+from coffer_guest import disks
 from coffer_guest.options import Options
 from coffer_guest.programs import run
 from coffer_shared.errors import GiveUp
@@ -17,6 +19,9 @@ from coffer_shared.messages import Failure, VolumeFacts
 
 _MOUNT_OPTIONS = "noatime,nodev,nosuid"
 _BLKID_NOTHING = 2
+_POLL_SECONDS = 0.5
+_APPEAR_SECONDS = 30.0
+"""A volume is attached, and grows, a little before the machine's kernel sees it."""
 
 
 class Volume:
@@ -49,7 +54,7 @@ class Volume:
             raise _wrong(f"nothing is mounted at {self._mount}")
         if self._options.loop_minor is not None:
             await _checked("coffer-volume", "grow", self._options.volume_file, str(self._options.loop_minor))
-        size = int(await _checked("blockdev", "--getsize64", device))
+        size = await self._size(device, to_bytes)
         if size < to_bytes:
             raise _wrong(f"{device} has {size} bytes, not the {to_bytes} that were ordered")
         await _checked("xfs_growfs", self._mount, limit=300)
@@ -65,9 +70,38 @@ class Volume:
 
     async def _attach(self) -> str:
         if self._options.loop_minor is None:
-            return self._options.volume_device
+            return await self._disk()
         out = await _checked("coffer-volume", "attach", self._options.volume_file, str(self._options.loop_minor))
         return out.strip().splitlines()[-1]
+
+    async def _disk(self) -> str:
+        volume = self._options.volume
+        if not volume:
+            raise _wrong("this machine was not told which volume is its own")
+        found = ""
+        try:
+            async with asyncio.timeout(_APPEAR_SECONDS):
+                while not found:
+                    found = await asyncio.to_thread(disks.find, volume)
+                    await asyncio.sleep(0 if found else _POLL_SECONDS)
+        except TimeoutError:
+            raise _wrong(f"no disk of this machine is volume {volume}") from None
+        except disks.Ambiguous as error:
+            raise _wrong(str(error)) from error
+        return found
+
+    async def _size(self, device: str, wanted: int) -> int:
+        """Bytes, as soon as they are enough, or at last. A file's device has its size at once."""
+        size = int(await _checked("blockdev", "--getsize64", device))
+        if self._options.loop_minor is not None:
+            return size
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_APPEAR_SECONDS):
+                while size < wanted:
+                    await asyncio.to_thread(disks.look_again, device)
+                    await asyncio.sleep(_POLL_SECONDS)
+                    size = int(await _checked("blockdev", "--getsize64", device))
+        return size
 
 
 async def _probe(device: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Awaitable
 from pathlib import Path
 
+from coffer_guest import volume
 from coffer_guest.options import Options
 from coffer_guest.volume import Volume
 from coffer_shared.errors import GiveUp
@@ -55,14 +56,14 @@ async def main() -> None:
     seen["another uuid"] = await refusal(Volume(OPTIONS).ensure_mounted(str(uuid.uuid4()), may_format=True))
     await Volume(OPTIONS).ensure_mounted(fs, may_format=True)
     seen["remounted"] = Path("/data/precious").read_text()
-    volume = Volume(OPTIONS)
-    await volume.ensure_mounted(fs, may_format=False)
-    before = (await volume.facts()).total_bytes
-    seen["grow before the device"] = await refusal(volume.grow(2 * GIB))
+    mounted = Volume(OPTIONS)
+    await mounted.ensure_mounted(fs, may_format=False)
+    before = (await mounted.facts()).total_bytes
+    seen["grow before the device"] = await refusal(mounted.grow(2 * GIB))
     sh(f"truncate -s {2 * GIB} {FILE}")
-    await volume.grow(2 * GIB)
-    await volume.grow(2 * GIB)
-    after = await volume.facts()
+    await mounted.grow(2 * GIB)
+    await mounted.grow(2 * GIB)
+    after = await mounted.facts()
     seen["grown"] = before < GIB < after.total_bytes <= 2 * GIB and 0 < after.used_bytes < GIB
     seen["kept"] = Path("/data/precious").read_text()
     fresh()
@@ -72,7 +73,8 @@ async def main() -> None:
     fresh()
     sh(f"rm {FILE}")
     seen["no file"] = await refusal(Volume(OPTIONS).ensure_mounted(fs, may_format=True))
-    missing = Options(data_dir="/data", volume_device="/dev/vdz")
+    volume._APPEAR_SECONDS = 1.0
+    missing = Options(data_dir="/data", volume=str(uuid.uuid4()))
     seen["no device"] = await refusal(Volume(missing).ensure_mounted(fs, may_format=True))
     print(json.dumps(seen))
 
