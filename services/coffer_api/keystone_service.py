@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from coffer_clouds.session import sign_in
+from coffer_clouds.session import sign_in, tls_of
 
 if TYPE_CHECKING:
     from keystoneauth1.session import Session
@@ -54,6 +54,8 @@ class Keystone:
     """Calls may be made from one loop, any number at a time; a few threads carry them."""
 
     def __init__(self, session: Session, url: str, deadline: float) -> None:
+        self.tls = tls_of(session)
+        """How the cloud is known, for aiohttp."""
         self._session = session
         self._url = url
         self._deadline = deadline

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coffer_shared.settings import BadSettings
@@ -38,3 +40,12 @@ def sign_in(file: str, cloud: str, deadline: float, *, program: str, why: str) -
     if not address or auth is None:
         raise BadSettings(f"{why}: auth_url is not set")
     return Session(auth=auth, verify=verify, cert=cert, timeout=deadline, user_agent=program), address
+
+
+def tls_of(session: Session) -> ssl.SSLContext | bool:
+    """How the session knows that it talks to the cloud, as aiohttp takes it: by the system's authorities (True), by those
+    in a file or directory, or not at all (False). OSError, ssl.SSLError."""
+    if not isinstance(session.verify, str):
+        return bool(session.verify)
+    found = Path(session.verify)
+    return ssl.create_default_context(cafile=None if found.is_dir() else found, capath=found if found.is_dir() else None)
