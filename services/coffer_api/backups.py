@@ -9,11 +9,20 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import Response
 
-from coffer_api import backup_rows, backup_strategies, documents, filing, instance_rows, quotas, views
+from coffer_api import (
+    backup_rows,
+    backup_strategies,
+    documents,
+    filing,
+    instance_rows,
+    quotas,
+    tenant_containers,
+    views,
+)
 from coffer_api.bodies import BackupSpec, CreateBackup
 from coffer_api.call import Call, Routes, reply
 from coffer_api.identity import allowed
@@ -45,7 +54,7 @@ _TREE = text(f"""
         UNION
         SELECT child.id FROM backups child JOIN tree ON child.parent_id = tree.id
     )
-    SELECT b.id, b.project_id, b.instance_id, b.operation_id, b.state,
+    SELECT b.id, b.project_id, b.instance_id, b.operation_id, b.state, b.container,
            EXISTS (SELECT FROM operations o WHERE o.id = b.operation_id AND o.state IN {_OPEN}) AS busy
     FROM backups b
     WHERE b.id IN (SELECT id FROM tree) AND b.deleted_at IS NULL
@@ -146,8 +155,9 @@ async def delete_backup(call: Call) -> Response:
     """With those that are increments to it. 404 once its objects are gone; asked again before that, it changes
     nothing."""
     row = await backup_rows.load(call, call.part(1))
+    gone = await tenant_containers.is_gone(call, row["project_id"], row["container"])
     async with call.api.db.begin() as session:
-        filed = await _delete(call, session, row["id"])
+        filed = await _delete(call, session, row["id"], {row["container"]} if gone else set())
     for instance, operation in filed.values():
         await call.api.wakes.wake(instance, operation)
     return filing.accepted(filed[row["id"]][1])
@@ -189,6 +199,7 @@ async def _plan(call: Call, spec: BackupSpec, instance: str) -> Wanted:
         )
     container = await backup_strategies.container_of(call, row, spec.swift_container)
     filing.need_action(call, row)
+    await tenant_containers.ensure(call, row["project_id"], container)
     return Wanted(str(uuid.uuid4()), row, container, spec)
 
 
@@ -220,8 +231,11 @@ def _made(row: asyncpg.Record) -> Response:
     return reply({"backup": views.backup(row)}, 202, {filing.HEADER: row["operation_id"]})
 
 
-async def _delete(call: Call, session: AsyncSession, backup: str) -> dict[str, tuple[str, str]]:
+async def _delete(
+    call: Call, session: AsyncSession, backup: str, gone: set[str],
+) -> dict[str, tuple[str, str]]:
     """The instance and the operation of each deletion, by backup: those that were under way and those filed now.
+    `gone`: containers that are there no more.
 
     The rows are locked before it is looked whether anything restores from them, and a restore locks its backup before
     it is filed: whichever comes second sees the other.
@@ -249,8 +263,12 @@ async def _delete(call: Call, session: AsyncSession, backup: str) -> dict[str, t
     for row in fresh:
         new = NewOperation(
             instance_id=row["instance_id"], project_id=row["project_id"], kind="delete_backup", within=DELETE_WITHIN,
-            lifecycle=False, beside=True, args={"backup": row["id"]}, user_id=call.identity.user,
+            lifecycle=False, beside=True, args=_deletion(row, gone), user_id=call.identity.user,
             request_id=call.request_id,
         )
         filed[row["id"]] = row["instance_id"], await operations.file(session, new, None)
     return filed
+
+
+def _deletion(row: RowMapping, gone: set[str]) -> dict[str, Any]:
+    return {"backup": row["id"], "gone": True} if row["container"] in gone else {"backup": row["id"]}

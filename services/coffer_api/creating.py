@@ -22,6 +22,8 @@ from coffer_api import (
     names,
     quotas,
     restoring,
+    tenant_containers,
+    tenant_networks,
     versions,
     views,
 )
@@ -136,8 +138,12 @@ async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
     databases = names.databases(datastore, spec.databases)
     users = names.users(datastore, spec.users, frozenset(item.name for item in databases))
     await instance_configuration.refuse(call, version["id"], spec.configuration)
+    await tenant_networks.need_flavor(call, version["flavor"])
+    nics = await tenant_networks.place(call, spec.nics)
+    if backup is not None:
+        await tenant_containers.ensure(call, backup["project_id"], backup["container"], make=False)
     instance = str(uuid.uuid4())
-    row = _row(call, spec, instance)
+    row = _row(call, spec, instance, nics)
     row |= {"flavor_id": version["flavor"], "datastore_version_id": version["id"], "volume_gib": spec.volume.size,
             "volume_type": spec.volume.type}
     return Wanted(instance, row, databases, users, backup)
@@ -152,7 +158,7 @@ async def _backup(call: Call, wanted: str) -> asyncpg.Record:
     return backup
 
 
-def _row(call: Call, spec: InstanceSpec, instance: str) -> dict[str, Any]:
+def _row(call: Call, spec: InstanceSpec, instance: str, nics: list[dict[str, str]]) -> dict[str, Any]:
     access = spec.access
     return {
         "id": instance,
@@ -165,7 +171,7 @@ def _row(call: Call, spec: InstanceSpec, instance: str) -> dict[str, Any]:
         "region": call.api.settings.region,
         "availability_zone": spec.availability_zone,
         "locality": spec.locality,
-        "nics": [nic.stored() for nic in spec.nics],
+        "nics": nics,
         "is_public": access.is_public if access else False,
         "allowed_cidrs": access.allowed_cidrs if access else [],
         "addresses": [],

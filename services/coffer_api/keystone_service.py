@@ -1,5 +1,5 @@
-"""What is asked of Keystone: whether a token is good, and what was revoked. In threads, with deadlines, as the user
-that openstack.config finds. Nothing is remembered here.
+"""What is asked of Keystone: whether a token is good, what was revoked, who our own user is, and where other services
+are. In threads, with deadlines, as the user that openstack.config finds. Nothing is remembered here.
 
     Away                 Keystone gives no answer
     └── Refused          it gives one, but not what was asked for: our user lacks the role, or it has a fault
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from coffer_shared.settings import BadSettings
+from coffer_clouds.session import sign_in, tls_of
 
 if TYPE_CHECKING:
     from keystoneauth1.session import Session
@@ -55,6 +54,8 @@ class Keystone:
     """Calls may be made from one loop, any number at a time; a few threads carry them."""
 
     def __init__(self, session: Session, url: str, deadline: float) -> None:
+        self.tls = tls_of(session)
+        """How the cloud is known, for aiohttp."""
         self._session = session
         self._url = url
         self._deadline = deadline
@@ -69,6 +70,22 @@ class Keystone:
     async def revocations(self, since: float) -> frozenset[str]:
         """What was revoked since that Unix time, each event as an opaque text. Away."""
         return await self._within(self._watcher, lambda: self._revocations(since))
+
+    async def endpoint(self, service: str, interface: str, region: str) -> str | None:
+        """Where the catalogue of our own user says that it is, without a slash at the end; None: nowhere. Away."""
+        return await self._within(self._judges, lambda: self._own(
+            lambda: self._session.get_endpoint(
+                service_type=service, interface=interface, region_name=region, skip_discovery=True,
+            ),
+        ))
+
+    async def identity(self) -> tuple[str, str]:
+        """The ids of our own user's project, and of the user. Away."""
+        project = await self._within(self._judges, lambda: self._own(self._session.get_project_id))
+        user = await self._within(self._judges, lambda: self._own(self._session.get_user_id))
+        if project is None or user is None:
+            raise Refused("the service's user has no project")
+        return project, user
 
     def close(self) -> None:
         for pool in (self._judges, self._watcher):
@@ -94,21 +111,11 @@ class Keystone:
 
     def _get(self, path: str, headers: dict[str, str], kind: type[_T]) -> _T | None:
         """None for 404."""
-        from keystoneauth1 import exceptions  # noqa: PLC0415 - see `connect`
-
-        if time.monotonic() < self._paused_until:
-            raise Refused("it did not take the service user's credentials a moment ago")
-        try:
-            # A header of ours is in no log: keystoneauth would write down a hash of it, and writes nothing so.
-            answer = self._session.get(
-                self._url + path, headers={"Accept": "application/json", **headers}, raise_exc=False, redirect=False,
-                log=False,
-            )
-        except exceptions.Unauthorized:
-            self._paused_until = time.monotonic() + PAUSE
-            raise Refused("it does not take the service user's credentials") from None
-        except exceptions.ClientException as error:
-            raise Away(type(error).__name__) from None
+        # A header of ours is in no log: keystoneauth would write down a hash of it, and writes nothing so.
+        answer = self._asking(lambda: self._session.get(
+            self._url + path, headers={"Accept": "application/json", **headers}, raise_exc=False, redirect=False,
+            log=False,
+        ))
         if answer.status_code == 404:
             return None
         if answer.status_code != 200:
@@ -117,6 +124,24 @@ class Keystone:
             return msgspec.json.decode(answer.content, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise Refused("its answer is not one of Keystone's") from None
+
+    def _own(self, ask: Callable[[], str | None]) -> str | None:
+        found = self._asking(ask)
+        return found.rstrip("/") if found else None
+
+    def _asking(self, ask: Callable[[], _T]) -> _T:
+        """Something for which our own user has to be signed in."""
+        from keystoneauth1 import exceptions  # noqa: PLC0415 - see `sign_in`
+
+        if time.monotonic() < self._paused_until:
+            raise Refused("it did not take the service user's credentials a moment ago")
+        try:
+            return ask()
+        except exceptions.Unauthorized:
+            self._paused_until = time.monotonic() + PAUSE
+            raise Refused("it does not take the service user's credentials") from None
+        except exceptions.ClientException as error:
+            raise Away(type(error).__name__) from None
 
 
 class _Named(msgspec.Struct):
@@ -146,28 +171,8 @@ class _Events(msgspec.Struct):
 
 
 def connect(file: str, cloud: str, deadline: float) -> tuple[Keystone, str]:
-    """As the user of `cloud` in `file`; without them, as clients find theirs (OS_CLOUD, OS_* variables, clouds.yaml).
-    With it, Keystone's address. No talk yet. BadSettings, whose text holds nothing that is secret."""
-    # Imported here, since no other way to sign in needs them and they are large.
-    import yaml  # noqa: PLC0415
-    from keystoneauth1.exceptions import ClientException  # noqa: PLC0415
-    from keystoneauth1.session import Session  # noqa: PLC0415
-    from openstack.config.loader import OpenStackConfig  # noqa: PLC0415
-    from openstack.exceptions import ConfigException  # noqa: PLC0415
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its own, of what it gives to itself
-            config = OpenStackConfig(config_files=[file]) if file else OpenStackConfig()
-            found = config.get_one(cloud=cloud or None)
-            auth = found.get_auth()
-            verify, cert = found.get_requests_verify_args()
-    except yaml.YAMLError:
-        raise BadSettings(f"{file or 'clouds.yaml'} is not valid YAML") from None
-    except (ConfigException, ClientException) as error:
-        raise BadSettings(f"COFFER_KEYSTONE_CLOUD: no user to ask Keystone as: {error}") from None
-    address = str(found.config.get("auth", {}).get("auth_url") or "").rstrip("/")
-    if not address or auth is None:
-        raise BadSettings("COFFER_KEYSTONE_CLOUD: no user to ask Keystone as: auth_url is not set")
-    session = Session(auth=auth, verify=verify, cert=cert, timeout=deadline, user_agent="coffer-api")
+    """As `coffer_clouds.session.sign_in` finds the user. With it, Keystone's address. No talk yet. BadSettings."""
+    session, address = sign_in(
+        file, cloud, deadline, program="coffer-api", why="COFFER_KEYSTONE_CLOUD: no user to ask Keystone as",
+    )
     return Keystone(session, address if address.endswith("/v3") else f"{address}/v3", deadline), address

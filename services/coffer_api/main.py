@@ -10,6 +10,7 @@ import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import uvicorn
 import uvloop
@@ -21,12 +22,13 @@ from coffer_api.asking import GuestQueries, NoGuests
 from coffer_api.auth import HttpBasic, NoAuth, Strategy
 from coffer_api.htpasswd import BadUserFile, UserFile
 from coffer_api.keystone import KeystoneTokens, TokenMetrics
-from coffer_api.keystone_service import connect
+from coffer_api.keystone_service import Keystone, connect
 from coffer_api.metrics import Metrics
 from coffer_api.policy import BadPolicy, Policy
 from coffer_api.reach import Guests, NoWakes, Reach, Wakes
 from coffer_api.reads import Reads
 from coffer_api.settings import Settings
+from coffer_api.tenant_cloud import TenantCloud
 from coffer_db.database import Database
 from coffer_db.observe import Observer
 from coffer_db.secrets import MasterPublicKey
@@ -70,9 +72,10 @@ async def running(chosen: Settings) -> AsyncIterator[tuple[str, int]]:
     metrics = Metrics(observer.registry)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(db.close)
-        strategy, policy = make_strategy(chosen, metrics, stack), Policy(chosen.policy_file)
+        keystone = _keystone(chosen, stack) if chosen.auth_strategy == "keystone" else None
+        strategy, policy = _strategy(chosen, metrics, keystone, stack), Policy(chosen.policy_file)
         listener = stack.enter_context(_listen(chosen.host, chosen.port))
-        reach = await _reach(chosen, db, metrics, stack)
+        reach = await _reach(chosen, db, metrics, keystone, stack)
         await observer.start()
         stack.push_async_callback(observer.stop)
         server = _server(build(reach, strategy, policy, db.ready), chosen)
@@ -99,30 +102,41 @@ async def _watch(policy: Policy) -> None:
             _log.error("the policy file is not usable; the earlier rules stay", reason=str(error))
 
 
-def make_strategy(chosen: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack) -> Strategy:
+class _Asked(NamedTuple):
+    """Keystone, and the address that is told to callers."""
+
+    service: Keystone
+    address: str
+
+
+def _keystone(chosen: Settings, stack: contextlib.AsyncExitStack) -> _Asked:
+    service, address = connect(chosen.keystone_clouds, chosen.keystone_cloud, chosen.keystone_timeout)
+    stack.callback(service.close)
+    return _Asked(service, chosen.keystone_uri or address)
+
+
+def _strategy(
+    chosen: Settings, metrics: Metrics, keystone: _Asked | None, stack: contextlib.AsyncExitStack,
+) -> Strategy:
+    if keystone is not None:
+        tokens = KeystoneTokens(
+            keystone.service, TokenMetrics(metrics.registry), uri=keystone.address,
+            remember=chosen.keystone_remember, poll=chosen.keystone_poll,
+        )
+        tokens.start()
+        stack.push_async_callback(tokens.close)
+        return tokens
     if chosen.auth_strategy == "noauth":
         return NoAuth()
-    if chosen.auth_strategy == "keystone":
-        return _keystone(chosen, metrics, stack)
     path = Path(chosen.htpasswd) if chosen.htpasswd else Path(chosen.state_dir) / "htpasswd"
     strategy = HttpBasic(UserFile(path), metrics)
     stack.callback(strategy.close)
     return strategy
 
 
-def _keystone(chosen: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack) -> Strategy:
-    service, address = connect(chosen.keystone_clouds, chosen.keystone_cloud, chosen.keystone_timeout)
-    stack.callback(service.close)
-    strategy = KeystoneTokens(
-        service, TokenMetrics(metrics.registry), uri=chosen.keystone_uri or address, remember=chosen.keystone_remember,
-        poll=chosen.keystone_poll,
-    )
-    strategy.start()
-    stack.push_async_callback(strategy.close)
-    return strategy
-
-
-async def _reach(chosen: Settings, db: Database, metrics: Metrics, stack: contextlib.AsyncExitStack) -> Reach:
+async def _reach(
+    chosen: Settings, db: Database, metrics: Metrics, keystone: _Asked | None, stack: contextlib.AsyncExitStack,
+) -> Reach:
     reads, waiter = Reads(db, chosen.database_pool), Waiter(db)
     master = MasterPublicKey(_key(Path(chosen.state_dir) / "master.pub"))
     await waiter.start()
@@ -131,9 +145,15 @@ async def _reach(chosen: Settings, db: Database, metrics: Metrics, stack: contex
     wakes: Wakes = NoWakes()
     if chosen.nats_urls:
         guests, wakes = await _connect(chosen, reads, metrics, stack)
+    tenants = None
+    if keystone is not None:
+        tenants = TenantCloud(
+            keystone.service, interface=chosen.cloud_interface, region=chosen.region, seconds=chosen.cloud_timeout,
+        )
+        stack.push_async_callback(tenants.close)
     return Reach(
         settings=chosen, db=db, reads=reads, guests=guests, wakes=wakes, waiter=waiter, master=master,
-        specs=coffer_datastores.specs(), metrics=metrics,
+        specs=coffer_datastores.specs(), metrics=metrics, tenants=tenants,
     )
 
 

@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 from starlette.responses import Response
 
-from coffer_api import documents, views
+from coffer_api import documents, tenant_networks, views
 from coffer_api.call import Call, Routes, reply
 from coffer_api.instance_rows import UUID
 from coffer_api.problems import bad_request, not_found
@@ -82,7 +82,9 @@ async def show_version(call: Call) -> Response:
 )
 async def list_flavors_of_version(call: Call) -> Response:
     """Every flavor, where the version is not tied to some of them."""
-    rows = await call.api.reads.fetch(_FLAVORS_OF, (await _one_version(call))["id"])
+    rows = await tenant_networks.seen_flavors(
+        call, await call.api.reads.fetch(_FLAVORS_OF, (await _one_version(call))["id"]),
+    )
     links = Links(call)
     return reply({"flavors": [views.flavor(links, row) for row in rows]})
 
@@ -101,14 +103,15 @@ async def list_volume_types_of_version(call: Call) -> Response:
 
 @FLAVORS.add("GET", "/flavors", rule="flavor:index", reply=documents.Flavors)
 async def list_flavors(call: Call) -> Response:
-    links = Links(call)
-    return reply({"flavors": [views.flavor(links, row) for row in await call.api.reads.fetch(_FLAVORS)]})
+    """Those that the caller may use."""
+    rows, links = await tenant_networks.seen_flavors(call, await call.api.reads.fetch(_FLAVORS)), Links(call)
+    return reply({"flavors": [views.flavor(links, row) for row in rows]})
 
 
 @FLAVORS.add("GET", "/flavors/{id}", rule="flavor:show", reply=documents.FlavorReply)
 async def show_flavor(call: Call) -> Response:
     row = await call.api.reads.one(_FLAVOR, call.part(1))
-    if row is None:
+    if row is None or not await tenant_networks.sees_flavor(call, row["id"]):
         raise not_found(f"Flavor {call.part(1)[:255]} cannot be found.")
     return reply({"flavor": views.flavor(Links(call), row)})
 

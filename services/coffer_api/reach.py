@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from coffer_api.metrics import Metrics
 from coffer_api.reads import Reads
 from coffer_api.settings import Settings
+from coffer_api.tenant_cloud import TenantCloud
 from coffer_db.database import Database
 from coffer_db.secrets import MasterPublicKey
 from coffer_db.tables import OperationState
@@ -57,6 +58,8 @@ class Reach:
     master: MasterPublicKey
     specs: Mapping[str, Datastore]
     metrics: Metrics
+    tenants: TenantCloud | None = None
+    """What a tenant has elsewhere in the cloud; None where callers have no tokens."""
 
 
 class NoWakes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import shlex
 from typing import Literal
 
@@ -47,6 +48,22 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     keystone_poll: float = 5.0
     """Seconds between looks at what was revoked."""
 
+    cloud: Literal["docker", "openstack"] = "docker"
+    """What instances run on. With `openstack`, networks and flavors are looked at with the tenant's own token."""
+    cloud_interface: Literal["public", "internal", "admin"] = "public"
+    """Which of the addresses in Keystone's catalogue the API uses; those of `region`."""
+    cloud_timeout: float = 10.0
+    """Seconds that Neutron, Nova and Swift have for an answer."""
+    cloud_without_tokens: bool = False
+    """Let `openstack` go with another way to sign in than `keystone`: whoever may create an instance may then put it on
+    any network that the provisioner's user can use."""
+    object_store: Literal["service", "tenant"] = "service"
+    """Who makes the containers of backups: the provisioner, in an object store with users of its own; or the tenant, by
+    the token of a request, in their own account."""
+    storage_user: str = ""
+    """PROJECT_ID:USER_ID of the provisioner's user in the object store, for whom tenants' containers are opened;
+    empty: the user that asks Keystone."""
+
     nats_urls: tuple[str, ...] = ()
     """Without any, users, databases and root cannot be read, and the provisioner finds operations when it looks."""
     page_size: int = 20
@@ -88,6 +105,18 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
             raise BadSettings("COFFER_KEYSTONE_TIMEOUT and _POLL are 0.1 or more, _REMEMBER is 0 to 3600 seconds")
         if set(self.keystone_uri) & set('"\\\r\n'):
             raise BadSettings("COFFER_KEYSTONE_URI is not an address")
+        tokens = self.auth_strategy == "keystone"
+        if self.cloud == "openstack" and not tokens and not self.cloud_without_tokens:
+            raise BadSettings(
+                "COFFER_CLOUD=openstack needs COFFER_AUTH_STRATEGY=keystone: only with a token is it known which networks "
+                "are a tenant's; COFFER_CLOUD_WITHOUT_TOKENS=true says that all may be used by all",
+            )
+        if self.object_store == "tenant" and not tokens:
+            raise BadSettings("COFFER_OBJECT_STORE=tenant needs COFFER_AUTH_STRATEGY=keystone")
+        if not 0.1 <= self.cloud_timeout <= 300:
+            raise BadSettings("COFFER_CLOUD_TIMEOUT is 0.1 to 300 seconds")
+        if self.storage_user and not re.fullmatch(r"[\w-]+:[\w-]+", self.storage_user, re.ASCII):
+            raise BadSettings("COFFER_STORAGE_USER is not PROJECT_ID:USER_ID")
         if not is_container_name(self.backup_container):
             raise BadSettings("COFFER_BACKUP_CONTAINER is not the name of a container")
 

@@ -77,6 +77,10 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
             "datastore_version_id", "state", "storage", "container", "prefix", "position", "tools",
         )),
         Grant("backups", "update", ("state", "updated_at")),
+        # keys are drawn here and sealed; they cannot be read back
+        Grant("backup_containers", "select", ("project_id", "storage", "name", "digest", "opened_at")),
+        Grant("backup_containers", "insert"),
+        Grant("backup_containers", "update", ("keys", "digest", "opened_at")),
         *(
             Grant(table, right)
             for table in ("backup_strategies", "configurations", "project_quotas", "request_rates")
@@ -116,6 +120,7 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         )),
         Grant("project_keys", "insert"),
         Grant("backup_containers", "insert"),
+        Grant("backup_containers", "update", ("opened_at",)),
         *(Grant("orphans", right) for right in _CHANGE),
     ),
     "coffer_revoker": (

@@ -96,6 +96,11 @@ class MasterKey:
         return inside.data
 
 
+def container_context(project: str, storage: str, name: str) -> str:
+    """What the signing keys of a container are sealed for."""
+    return f"container/{project}/{storage}/{name}"
+
+
 class ProjectKey:
     """Wraps the data keys of one project's backups. Itself wrapped under the master key: see `new` and `opened`."""
 

@@ -440,6 +440,11 @@ class BackupContainer(SQLModel, table=True):
     keys: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     """Two signing keys, wrapped under the master key."""
     created_at: datetime = Field(sa_column=_now())
+    digest: str | None = None
+    """SHA-256 of both keys, by which whoever cannot open them knows them again; None: they were not seen there."""
+    opened_at: datetime | None = Field(default=None, sa_column=_time())
+    """When the API, with the rights of the project, last saw that it carries the keys and lets the service in; None:
+    never, or the service was refused since."""
 
 
 class BackupStrategy(SQLModel, table=True):

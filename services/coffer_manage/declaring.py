@@ -35,10 +35,19 @@ def group(commands: Subparsers, name: str, what: str) -> Subparsers:
     return commands.add_parser(name, help=what, description=what).add_subparsers(dest="action", required=True)
 
 
-def verb(commands: Subparsers, name: str, work: Work, what: str) -> argparse.ArgumentParser:
+def verb(
+    commands: Subparsers, name: str, work: Work, what: str, *, first: Callable[[argparse.Namespace], None] | None = None,
+) -> argparse.ArgumentParser:
+    """`first`: what is asked elsewhere before the database is, and put into the arguments."""
+
+    def run(arguments: argparse.Namespace) -> None:
+        if first is not None:
+            first(arguments)
+        asyncio.run(_run(work, arguments))
+
     parser = commands.add_parser(name, help=what, description=what)
     parser.add_argument("--state", type=Path, required=True, help="directory with the database's password")
-    parser.set_defaults(run=lambda arguments: asyncio.run(_run(work, arguments)))
+    parser.set_defaults(run=run)
     return parser
 
 

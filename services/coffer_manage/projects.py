@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from coffer_db import usage
 from coffer_db.datastore_versions import OfferError, Why
+from coffer_manage import nova_flavors
 from coffer_manage.declaring import Subparsers, group, plain, table, verb
 
 _FLAVORS = text("SELECT id, name, vcpus, ram_mb FROM flavors ORDER BY ram_mb, vcpus, id")
@@ -30,6 +31,8 @@ def declare(commands: Subparsers) -> None:
     adding.add_argument("--ram", type=int, required=True, help="MiB")
     verb(flavors, "list", _list, "list them")
     verb(flavors, "delete", _delete, "delete one that nothing uses").add_argument("id")
+
+    nova_flavors.declare(flavors)
 
     quotas = group(commands, "quota", "how much a project may have")
     verb(quotas, "show", _show, "what it has and may have").add_argument("project")

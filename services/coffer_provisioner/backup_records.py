@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from coffer_db import operations
 from coffer_db.database import Database
 from coffer_db.operations import NewOperation
-from coffer_db.secrets import BadSecret, MasterKey, ProjectKey
+from coffer_db.secrets import BadSecret, MasterKey, ProjectKey, container_context
 from coffer_db.tables import BackupState
 from coffer_provisioner.storage.interface import Container
 from coffer_shared import log
@@ -71,7 +71,7 @@ class PostgresBackups:
 
     async def container(self, backup: dict[str, Any]) -> Container:
         project, storage, name = backup["project_id"], backup["storage"], backup["container"]
-        context = f"container/{project}/{storage}/{name}"
+        context = container_context(project, storage, name)
         place = {"project": project, "storage": storage, "name": name}
         async with self._db.begin() as session:
             sealed = (await session.execute(_CONTAINER, place)).scalar_one_or_none()
@@ -82,6 +82,11 @@ class PostgresBackups:
         with _opening():
             first, second = self._master.unwrap(context, sealed)["keys"]
         return Container(project, name, (first, second))
+
+    async def note_closed(self, backup: Mapping[str, Any]) -> None:
+        place = {name: backup[column] for name, column in _PLACE.items()}
+        async with self._db.begin() as session:
+            await session.execute(_CLOSED, place)
 
     async def data_key(self, backup: dict[str, Any]) -> bytes:
         identity, project = backup["id"], backup["project_id"]
@@ -160,6 +165,11 @@ _FAIL = text("""
 _CONTAINER = text(
     "SELECT keys FROM backup_containers WHERE project_id = :project AND storage = :storage AND name = :name",
 )
+_CLOSED = text("""
+    UPDATE backup_containers SET opened_at = NULL
+    WHERE project_id = :project AND storage = :storage AND name = :name AND opened_at IS NOT NULL
+""")
+_PLACE = {"project": "project_id", "storage": "storage", "name": "container"}
 _NEW_CONTAINER = text("""
     INSERT INTO backup_containers (project_id, storage, name, keys)
     VALUES (:project, :storage, :name, :keys) ON CONFLICT DO NOTHING

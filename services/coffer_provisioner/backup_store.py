@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from coffer_provisioner.backup_check import compare
 from coffer_provisioner.plan import Done, Outcome, Wait
 from coffer_provisioner.reach import Backups, Reach
-from coffer_provisioner.storage.interface import Container, Storage
+from coffer_provisioner.storage.interface import Closed, Storage
 from coffer_shared.backups import MANIFEST, MANIFEST_LIMIT, BackedUp, Grant
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Failure
@@ -31,9 +32,17 @@ def storage_of(row: Mapping[str, Any], storages: Mapping[str, Storage]) -> Stora
     return storage
 
 
+async def ensure(row: dict[str, Any], to: Reach) -> None:
+    """The container is there, with all that this service needs of it. Closed where its owner has to help."""
+    storage, container = storage_of(row, to.storages), await to.backups.container(row)
+    async with _noting(row, to):
+        await storage.ensure_container(container)
+
+
 async def write_grant(row: dict[str, Any], backups: Backups, storages: Mapping[str, Storage]) -> Grant:
     """Noted before it is given out: whoever dies in between leaves a note too many, never a grant too many."""
     storage, container = storage_of(row, storages), await backups.container(row)
+    await storage.ready()
     until = time.time() + WRITE_SECONDS
     await backups.note_grant(row["id"], until)
     return storage.grant(container, prefix_of(row), "PUT", until=until)
@@ -41,6 +50,7 @@ async def write_grant(row: dict[str, Any], backups: Backups, storages: Mapping[s
 
 async def read_grant(row: dict[str, Any], backups: Backups, storages: Mapping[str, Storage]) -> Grant:
     storage, container = storage_of(row, storages), await backups.container(row)
+    await storage.ready()
     return storage.grant(container, prefix_of(row), "GET", until=time.time() + READ_SECONDS)
 
 
@@ -67,10 +77,11 @@ async def check(row: dict[str, Any], found: BackedUp, to: Reach) -> None:
     """GiveUp `damaged` unless exactly what was `found` is stored."""
     storage, container = storage_of(row, to.storages), await to.backups.container(row)
     prefix = prefix_of(row)
-    stored = await storage.read(container, prefix + MANIFEST, limit=MANIFEST_LIMIT)
-    if stored is None:
-        raise GiveUp(Failure.DAMAGED, "the manifest is missing")
-    listing = await storage.listing(container, prefix)
+    async with _noting(row, to):
+        stored = await storage.read(container, prefix + MANIFEST, limit=MANIFEST_LIMIT)
+        if stored is None:
+            raise GiveUp(Failure.DAMAGED, "the manifest is missing")
+        listing = await storage.listing(container, prefix)
     await asyncio.to_thread(compare, row["id"], found, stored, listing)
 
 
@@ -82,13 +93,15 @@ async def remove(row: dict[str, Any], to: Reach) -> Outcome:
     if isinstance(still_open, Wait):
         return still_open
     storage, container = storage_of(row, to.storages), await to.backups.container(row)
-    removed = await storage.remove(container, prefix_of(row))
+    async with _noting(row, to):
+        removed = await storage.remove(container, prefix_of(row))
     return Wait(AGAIN_SECONDS, "objects are being removed") if removed else Done()
 
 
 async def manifest_address(row: dict[str, Any], to: Reach) -> str:
-    container: Container = await to.backups.container(row)
-    return storage_of(row, to.storages).location(container, prefix_of(row) + MANIFEST)
+    storage, container = storage_of(row, to.storages), await to.backups.container(row)
+    await storage.ready()
+    return storage.location(container, prefix_of(row) + MANIFEST)
 
 
 async def row_if_any(backup: str, to: Reach) -> dict[str, Any] | None:
@@ -105,3 +118,13 @@ def prefix_of(row: Mapping[str, Any]) -> str:
     if not prefix.endswith(f"/{row['id']}/"):
         raise GiveUp(Failure.STORAGE, "the backup's prefix is not its own")
     return prefix
+
+
+@contextlib.asynccontextmanager
+async def _noting(row: Mapping[str, Any], to: Reach) -> AsyncIterator[None]:
+    """A container that is found closed is opened again with the owner's next token."""
+    try:
+        yield
+    except Closed:
+        await to.backups.note_closed(row)
+        raise

@@ -74,6 +74,10 @@ class Backups(Protocol):
         """That of its row, with its keys, which are drawn and stored on the first call for it."""
         ...
 
+    async def note_closed(self, backup: Mapping[str, Any]) -> None:
+        """The container of its row lacks the keys, or does not let the service in."""
+        ...
+
     async def data_key(self, backup: dict[str, Any]) -> bytes:
         """Drawn and stored, wrapped, on the first call for it."""
         ...

@@ -20,6 +20,7 @@ from coffer_provisioner.plan import Done, Job, Outcome, Plan, Wait
 from coffer_provisioner.plans.create_instance import image_reference
 from coffer_provisioner.plans.guest_commands import ACCEPT_SECONDS, last_word, send
 from coffer_provisioner.reach import Reach
+from coffer_provisioner.storage.interface import Closed
 from coffer_shared.backups import BackUp
 from coffer_shared.errors import GiveUp, TryAgain
 from coffer_shared.messages import Cancel, Failure, Refused
@@ -34,12 +35,19 @@ STOPPING_SECONDS = 300.0
 ABSENT_SECONDS = 90.0
 """For so long a listing may lack what was stored."""
 ABSENT_AGAIN_SECONDS = 3.0
+CLOSED_SECONDS = 30.0
+"""For so long a container that its owner has opened may seem closed."""
+CLOSED_AGAIN_SECONDS = 3.0
 
 
 async def ensure_store(job: Job, to: Reach) -> Outcome:
-    row = await _row(job, to)
-    storage, container = backup_store.storage_of(row, to.storages), await to.backups.container(row)
-    await storage.ensure_container(container)
+    """A container that was opened just now may seem closed to a proxy of the store that remembers how it was."""
+    try:
+        await backup_store.ensure(await _row(job, to), to)
+    except Closed as closed:
+        if _passed(job, "closed_since", CLOSED_SECONDS):
+            raise
+        return Wait(CLOSED_AGAIN_SECONDS, closed.text)
     return Done()
 
 

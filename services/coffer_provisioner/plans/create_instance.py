@@ -43,6 +43,7 @@ async def check_backup(job: Job, to: Reach) -> Outcome:
     if backup["manager"] != row["manager"]:
         raise GiveUp("wrong_datastore", f"a backup of {backup['manager']} cannot be restored into {row['manager']}")
     image_reference(to.registry, backup["backup_image"], backup["backup_image_digest"])
+    await backup_store.ensure(backup, to)
     await backup_store.check(backup, recorded(backup), to)
     return Done()
 

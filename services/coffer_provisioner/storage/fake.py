@@ -113,6 +113,9 @@ class FakeStorage:
 
     # --- the interface ---
 
+    async def ready(self) -> None:
+        """There is nothing to know."""
+
     @_call
     def ensure_container(self, container: Container) -> None:
         _check_name(container)

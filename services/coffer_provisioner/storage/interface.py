@@ -1,7 +1,7 @@
 """The storage interface: what the control plane does with an object store. Guests hold grants and nothing else.
 
 Every call is idempotent. TryAgain (or its subclasses) where the store does not answer or says that it is busy; GiveUp
-with the code `storage` where it refuses for good.
+with the code `storage` where it refuses for good, and of these Closed where the container's owner can help.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from coffer_shared.backups import Grant
+from coffer_shared.errors import GiveUp
+
+
+class Closed(GiveUp):
+    """The container does not let the service in, or lacks the keys. Only its owner can open it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,13 @@ class Storage(Protocol):
         """Seconds after a grant's expiry in which a write that was begun before may still come through."""
         ...
 
+    async def ready(self) -> None:
+        """Where the store is, is known: before `grant` and `location`."""
+        ...
+
     async def ensure_container(self, container: Container) -> None:
-        """It exists, carries the keys, and the service may read, write and delete in it."""
+        """It exists, carries the keys, and the service may read, write and delete in it. Closed where the service has
+        not the rights to see to that."""
         ...
 
     def grant(self, container: Container, prefix: str, method: str, *, until: float) -> Grant:
@@ -52,7 +62,8 @@ class Storage(Protocol):
         ...
 
     async def listing(self, container: Container, prefix: str) -> list[Stored]:
-        """All of it, in the order of names. Empty also when there is no such container."""
+        """All of it, in the order of names. Empty also when there is no such container; Closed where the service cannot
+        tell that from one that is closed to it. So with the two below."""
         ...
 
     async def read(self, container: Container, name: str, *, limit: int) -> bytes | None:

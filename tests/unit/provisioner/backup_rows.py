@@ -20,6 +20,8 @@ class BackupRows:
 
     def __init__(self, operation: dict[str, Any]) -> None:
         self.operation = operation
+        self.closed = 0
+        """How often the container was noted as closed."""
         self.clearing = 0
         """How many operations were filed that remove what is stored."""
         self.row: dict[str, Any] = {
@@ -47,6 +49,9 @@ class BackupRows:
 
     async def container(self, backup: dict[str, Any]) -> Container:
         return CONTAINER
+
+    async def note_closed(self, backup: Any) -> None:
+        self.closed += 1
 
     async def data_key(self, backup: dict[str, Any]) -> bytes:
         if self.row["data_key"] is None:
