@@ -87,7 +87,8 @@ class Foundation(msgspec.Struct):
 
 
 def lay(
-    state: Path, *, nats_urls: tuple[str, ...], renewal_url: str, store: object_store.Address | None = None,
+    state: Path, *, nats_urls: tuple[str, ...], renewal_url: str,
+    store: object_store.Address | object_store.CloudStore | None = None,
 ) -> bool:
     """Make what is missing and write every service's files. Whether this was the first time."""
     path = state / "operator" / "foundation.json"
@@ -174,7 +175,8 @@ def _draw() -> Foundation:
 
 
 def _files(
-    found: Foundation, nats_urls: tuple[str, ...], renewal_url: str, store: object_store.Address | None,
+    found: Foundation, nats_urls: tuple[str, ...], renewal_url: str,
+    store: object_store.Address | object_store.CloudStore | None,
 ) -> dict[str, dict[str, bytes]]:
     """Service to file name to content."""
     now = int(time.time())
@@ -224,7 +226,9 @@ def _files(
     base["operator"] = {"users.json": _known(found), "keystone.json": msgspec.json.encode(found.keystone)}
     base["keystone"] = {"keystone.json": keystone.users_file(found.keystone)}
     base["api-keystone"] = {"clouds.yaml": keystone.service_clouds(found.keystone)}
-    if store is not None:
+    if isinstance(store, object_store.CloudStore):
+        base["provisioner"]["storage.json"] = object_store.cloud_storage_file(store)
+    elif store is not None:
         base["swift"] = {"users.conf": object_store.users_file(_store_users(found))}
         base["provisioner"]["storage.json"] = object_store.storage_file(store, found.store_keys)
     return base

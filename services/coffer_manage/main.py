@@ -33,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--renewal-url", default="")
     init.add_argument("--swift-url", default="", help="the object store, for the control plane; empty: none")
     init.add_argument("--swift-guest-url", default="", help="the same for guests, if they know it by another name")
+    init.add_argument("--swift-cloud", default="", help="instead: the object store of this entry of a clouds.yaml")
+    init.add_argument("--swift-clouds-file", default="", help="that file, as the provisioner has it")
     init.set_defaults(run=_init)
 
     migrate = commands.add_parser("migrate", help="bring the database to this release, its roles and catalogue too")
@@ -74,8 +76,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _init(arguments: argparse.Namespace) -> None:
-    store = None
-    if arguments.swift_url:
+    store: object_store.Address | object_store.CloudStore | None = None
+    if arguments.swift_cloud:
+        if arguments.swift_url or not arguments.swift_clouds_file:
+            raise foundation.FoundationError("--swift-cloud goes with --swift-clouds-file and without --swift-url")
+        store = object_store.CloudStore(arguments.swift_clouds_file, arguments.swift_cloud, arguments.swift_guest_url)
+    elif arguments.swift_url:
         store = object_store.Address(arguments.swift_url, arguments.swift_guest_url or arguments.swift_url)
     first = foundation.lay(
         arguments.state, nats_urls=tuple(arguments.nats_url), renewal_url=arguments.renewal_url, store=store,

@@ -27,6 +27,15 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class CloudStore:
+    """A cloud's Swift, used as the user that a clouds.yaml describes: its path as the provisioner has it, and its entry."""
+
+    clouds_file: str
+    cloud: str
+    guest_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class User:
     """One of tempauth's users; `groups` are its words for rights, such as `.admin` (of the user's own account)."""
 
@@ -52,6 +61,12 @@ def storage_file(address: Address, keys: Mapping[str, str]) -> bytes:
         "user": BACKUP,
         "key": keys[BACKUP],
     }})
+
+
+def cloud_storage_file(store: CloudStore) -> bytes:
+    """The provisioner's storage.json. It holds no secret."""
+    told = {"keystone": {"clouds_file": store.clouds_file, "cloud": store.cloud}, "guest_url": store.guest_url}
+    return msgspec.json.encode({"swift": told})
 
 
 def access(url: str, user: str, key: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import asyncio
 import socket
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import uvloop
@@ -23,6 +23,7 @@ from coffer_db.secrets import MasterKey
 from coffer_provisioner.backup_grants import BackupGrants
 from coffer_provisioner.backup_records import PostgresBackups
 from coffer_provisioner.cloud.docker import DockerCloud, DockerSettings
+from coffer_provisioner.cloud.interface import Cloud
 from coffer_provisioner.endings import ending
 from coffer_provisioner.guest_link import GuestLink
 from coffer_provisioner.guest_requests import GuestRequests
@@ -48,9 +49,12 @@ class ProvisionerSettings(DatabaseSettings, frozen=True, kw_only=True):
     state_dir: str
     nats_urls: tuple[str, ...]
     stack: str = "coffer"
-    management_network: str
+    cloud: Literal["docker", "openstack"] = "docker"
+    """With `openstack`, the driver has settings of its own (`cloud.openstack_labels.OpenStackSettings`)."""
     registry: str
     """host:port at which guests reach the registry."""
+    management_network: str = ""
+    """As the five below, for `docker`: the Docker network of guests."""
     seed_volume: str = ""
     machine_image: str = "coffer/machine"
     services_image: str = "coffer/services"
@@ -89,7 +93,7 @@ async def serve(chosen: ProvisionerSettings) -> None:
     ports = {name: spec.port for name, spec in coffer_datastores.specs().items()}
     records = PostgresRecords(db, ports, jwt_life=life)
     issuer = _issuer(state, chosen)
-    cloud = DockerCloud(_docker(chosen))
+    cloud = _cloud(chosen)
     told = msgspec.json.decode((state / "installation.json").read_bytes())
     installation = Installation(
         nats_urls=tuple(told["nats_urls"]), ca=(state / "ca.pem").read_text(), root=root, keyset=signed,
@@ -171,6 +175,17 @@ def _issuer(state: Path, chosen: ProvisionerSettings) -> Issuer:
         guest_lifetime=chosen.guest_life,
         boot_lifetime=chosen.boot_life,
     )
+
+
+def _cloud(chosen: ProvisionerSettings) -> Cloud:
+    if chosen.cloud == "openstack":
+        from coffer_provisioner.cloud.openstack import OpenStackCloud, OpenStackSettings  # noqa: PLC0415 - if it is used
+
+        given = settings.load(OpenStackSettings, prefix="COFFER_OPENSTACK_")
+        return OpenStackCloud(msgspec.structs.replace(given, stack=chosen.stack, registry=chosen.registry))
+    if not chosen.management_network:
+        raise settings.BadSettings("COFFER_MANAGEMENT_NETWORK is not set: the docker driver needs it")
+    return DockerCloud(_docker(chosen))
 
 
 def _docker(chosen: ProvisionerSettings) -> DockerSettings:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from coffer_provisioner.cloud.interface import MachineSpec, Tags
 
 Thing = Mapping[str, Any]
@@ -52,11 +54,11 @@ class Kind(StrEnum):
     """Listed only while no machine is in it, since several instances share it."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenStackSettings:
-    """What the driver is told. The only secret is behind `clouds_file`."""
+class OpenStackSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the driver is told, each from COFFER_OPENSTACK_<NAME> (COFFER_OPENSTACK_<NAME>_FILE: the value is in that
+    file). The only secret is behind `clouds_file`."""
 
-    image: str
+    image: str = "coffer-guest"
     """Id or name of the guest image in Glance; of several with the name, the newest."""
     management_networks: tuple[str, ...]
     """Ids or names of networks on which machines reach the control plane."""

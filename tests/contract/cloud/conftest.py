@@ -16,7 +16,7 @@ import pytest
 from coffer_provisioner.cloud.docker import DockerCloud, DockerSettings
 from coffer_provisioner.cloud.docker_networks import uuid_of
 from coffer_provisioner.cloud.fake import FakeCloud, World
-from coffer_provisioner.cloud.interface import Cloud, MachineSpec, MachineState, Port, Size, Tags, Volume
+from coffer_provisioner.cloud.interface import Cloud, Machine, MachineSpec, MachineState, Port, Size, Tags, Volume
 
 T = TypeVar("T")
 SMALL = Size("1", 256, 0.5)

@@ -72,6 +72,18 @@ def test_one_address_of_the_object_store_serves_guests_too(run, tmp_path):
     assert told["url"] == told["guest_url"] == "https://objects.example"
 
 
+def test_a_clouds_object_store_is_named_by_its_user(run, tmp_path):
+    of = ("--swift-cloud", "service", "--swift-clouds-file", "/run/openstack/clouds.yaml")
+    run("init", "--state", str(tmp_path), "--nats-url", "tls://a:1", *of)
+    told = json.loads((tmp_path / "provisioner" / "storage.json").read_bytes())["swift"]
+    assert told["keystone"] == {"clouds_file": "/run/openstack/clouds.yaml", "cloud": "service"}
+    assert not (tmp_path / "swift").exists()
+    for wrong in (of[:2], (*of, "--swift-url", "https://objects.example")):
+        with pytest.raises(SystemExit):
+            run("init", "--state", str(tmp_path / "other"), "--nats-url", "tls://a:1", *wrong)
+    assert not (tmp_path / "other").exists()
+
+
 def test_clients_gets_each_users_own_endpoint(init, run, tmp_path):
     init()
     told = json.loads(run("clients", "--state", str(tmp_path), "--endpoint", "http://api:8779/v1.0"))
