@@ -12,13 +12,14 @@ import msgspec
 
 from coffer_manage import foundation, keystone, master_key, object_store, offers, operating, parameters, projects
 from coffer_shared.errors import CofferError, Unavailable
+from coffer_shared.settings import BadSettings
 
 
 def main() -> None:
     arguments = _parser().parse_args()
     try:
         arguments.run(arguments)
-    except (CofferError, OSError) as error:
+    except (CofferError, BadSettings, OSError) as error:
         sys.stderr.write(f"coffer-manage {arguments.command}: {error}\n")
         raise SystemExit(1) from None
 
