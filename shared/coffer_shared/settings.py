@@ -10,11 +10,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 PREFIX = "COFFER_"
+Patience = Annotated[float, msgspec.Meta(ge=1, le=100)]
 T = TypeVar("T", bound=msgspec.Struct)
 
 
