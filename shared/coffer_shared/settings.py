@@ -69,4 +69,11 @@ def _without_value(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -
     if place is None:
         return f"{PREFIX}*: not what {kind.__name__} needs"
     wanted = next(field.type for field in msgspec.structs.fields(kind) if field.name == place[1])
-    return f"{PREFIX}{place[1].upper()}: not a value of type {getattr(wanted, '__name__', wanted)}"
+    return f"{PREFIX}{place[1].upper()}: not a value of type {_called(wanted)}"
+
+
+def _called(kind: object) -> str:
+    bounds = [meta for meta in getattr(kind, "__metadata__", ()) if isinstance(meta, msgspec.Meta)]
+    plain = getattr(kind, "__origin__", kind) if bounds else kind
+    name = getattr(plain, "__name__", str(plain))
+    return name + "".join(f" from {meta.ge} to {meta.le}" for meta in bounds)
