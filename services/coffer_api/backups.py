@@ -29,7 +29,7 @@ from coffer_api.identity import allowed
 from coffer_api.instance_rows import UUID
 from coffer_api.problems import Problem, bad_request, not_found, not_in_this_release, unprocessable
 from coffer_db import operations
-from coffer_db.operations import Busy, NewOperation, Replayed
+from coffer_db.operations import Busy, Replayed
 from coffer_db.tables import BackupState
 from coffer_shared.datastore import Feature
 
@@ -261,10 +261,10 @@ async def _delete(
     if fresh:
         await session.execute(_DELETING, {"state": str(BackupState.DELETING), "ids": [row["id"] for row in fresh]})
     for row in fresh:
-        new = NewOperation(
-            instance_id=row["instance_id"], project_id=row["project_id"], kind="delete_backup", within=DELETE_WITHIN,
-            lifecycle=False, beside=True, args=_deletion(row, gone), user_id=call.identity.user,
-            request_id=call.request_id,
+        instance = {"id": row["instance_id"], "project_id": row["project_id"]}
+        new = filing.new(
+            call, instance, "delete_backup", within=DELETE_WITHIN, lifecycle=False, beside=True,
+            args=_deletion(row, gone),
         )
         filed[row["id"]] = row["instance_id"], await operations.file(session, new, None)
     return filed

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 _UUID = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 _CIDR = re.compile(r"([0-9]{1,3}\.){3}[0-9]{1,3}(/([0-9]|[1-2][0-9]|3[0-2]))?")
+_CIDR_6 = re.compile(r"[0-9a-fA-F:.]{2,45}(/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))?")
 _HOST = re.compile(r"[%]?[\w(\-).]*[%]?", re.ASCII)
 
 
@@ -31,9 +32,10 @@ def _clean(value: str) -> str:
 
 
 def _cidr(value: str) -> str:
-    if not _CIDR.fullmatch(value):
-        raise ValueError("is not an IPv4 address range")
-    return str(ipaddress.IPv4Network(value, strict=False))
+    """In the form that the same range always has."""
+    if not _CIDR.fullmatch(value) and not (":" in value and _CIDR_6.fullmatch(value)):
+        raise ValueError("is not an address range")
+    return str(ipaddress.ip_network(value, strict=False))
 
 
 def _ipv4(value: str) -> str:

@@ -33,7 +33,7 @@ from coffer_api.identity import allowed
 from coffer_api.instance_rows import UUID
 from coffer_api.problems import Problem, bad_request, not_in_this_release, over_limit
 from coffer_db import operations
-from coffer_db.operations import NewOperation, Replayed
+from coffer_db.operations import Replayed
 from coffer_shared.commands import NewDatabase, UserArgs
 from coffer_shared.datastore import Datastore, Feature
 
@@ -82,12 +82,10 @@ async def create(call: Call) -> Response:
 
 async def _write(call: Call, wanted: Wanted, key: filing.Key) -> str:
     within = CREATE_WITHIN if wanted.backup is None else RESTORE_WITHIN
-    new = NewOperation(
-        instance_id=wanted.instance, project_id=call.project, kind="create_instance", within=within,
+    new = filing.new(
+        call, wanted.row, "create_instance", within=within, lifecycle=True,
         args={"databases": msgspec.to_builtins(wanted.databases), **restoring.arguments(wanted.backup)},
-        secret_args={"users": msgspec.to_builtins(wanted.users)} if wanted.users else None,
-        user_id=call.identity.user, request_id=call.request_id, idempotency_key=key.text,
-        request_hash=key.request_hash,
+        secret_args={"users": msgspec.to_builtins(wanted.users)} if wanted.users else None, key=key,
     )
     async with call.api.db.begin() as session:
         await quotas.lock(session, call.project)

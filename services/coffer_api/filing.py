@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -79,11 +79,13 @@ async def repeatable(call: Call, key: Key, instance: str | None = None) -> Async
 
 
 def new(
-    call: Call, row: asyncpg.Record, kind: str, *, within: timedelta, lifecycle: bool, args: dict[str, Any],
-    secret_args: dict[str, Any] | None = None, beside: bool = False, key: Key = Key(),
+    call: Call, row: Mapping[str, Any] | asyncpg.Record, kind: str, *, within: timedelta, lifecycle: bool,
+    args: dict[str, Any], secret_args: dict[str, Any] | None = None, beside: bool = False, key: Key = Key(),
 ) -> NewOperation:
+    """`row`: of the instance. `within`: in a cloud of usual speed."""
     return NewOperation(
-        instance_id=row["id"], project_id=row["project_id"], kind=kind, within=within, lifecycle=lifecycle,
+        instance_id=row["id"], project_id=row["project_id"], kind=kind,
+        within=within * call.api.settings.patience, lifecycle=lifecycle,
         beside=beside, args=args, secret_args=secret_args, user_id=call.identity.user, request_id=call.request_id,
         idempotency_key=key.text, request_hash=key.request_hash,
     )

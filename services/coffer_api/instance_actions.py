@@ -1,4 +1,4 @@
-"""Actions on an instance: restart, reset its status, and the checks of those that are of later releases."""
+"""Actions on an instance: restart, resize, reset its status, and the checks of those that are of later releases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import text
 from starlette.responses import Response
 
-from coffer_api import filing, instance_rows
+from coffer_api import filing, instance_rows, quotas
 from coffer_api.bodies import Action, Nothing, ResetStatus, Resize
 from coffer_api.call import Call, Routes, empty, explain
 from coffer_api.filing import accepted
@@ -22,18 +22,27 @@ from coffer_db.operations import Busy
 
 ROUTES = Routes("instances")
 RESTART_WITHIN = timedelta(minutes=5)
+VOLUME_WITHIN = timedelta(minutes=15)
+FLAVOR_WITHIN = timedelta(minutes=20)
 _MODEL = TypeVar("_MODEL", bound=BaseModel)
 _Act: TypeAlias = Callable[[Call, str, Any], Awaitable[Response]]
 _RESET = text(
     "UPDATE instances SET reset_at = now(), failed = false, updated_at = now() WHERE id = :id AND deleted_at IS NULL",
 )
-_FLAVOR = "SELECT id FROM flavors WHERE id = $1"
+_FLAVOR = """
+    SELECT f.id, f.ram_mb > coalesce(own.ram_mb, 0) AS larger,
+           NOT EXISTS (SELECT FROM version_flavors a WHERE a.version_id = $3)
+           OR EXISTS (SELECT FROM version_flavors a WHERE a.version_id = $3 AND a.flavor_id = f.id) AS goes_with_version
+    FROM flavors f LEFT JOIN flavors own ON own.id = $2 WHERE f.id = $1
+"""
 
 
-@ROUTES.add("POST", "/instances/{id}/action", rule=None, body=Action, status=202, errors=(422, 501))
+@ROUTES.add("POST", "/instances/{id}/action", rule=None, body=Action, status=202, errors=(413, 422, 501))
 async def act_on_instance(call: Call) -> Response:
-    """`{"restart": {}}`; for administrators `{"reset_status": {}}`, which asks for the end of the task that runs, and
-    forgets an earlier failure and what the agent has said so far. The others are of later releases."""
+    """`{"restart": {}}`; `{"resize": {"volume": {"size": 5}}}`, while the database goes on, or
+    `{"resize": {"flavorRef": "2"}}`, which restarts it; for administrators `{"reset_status": {}}`, which asks for the
+    end of the task that runs, and forgets an earlier failure and what the agent has said so far. The others are of
+    later releases."""
     action, given = await the_action(call)
     act = _ACTIONS.get(action)
     if act is None:
@@ -58,12 +67,19 @@ def arguments(model: type[_MODEL], action: str, given: Any) -> _MODEL:
         raise bad_request(f"Validation error: {explain(error, action)}") from None
 
 
-async def file_task(call: Call, row: asyncpg.Record, kind: str, within: timedelta) -> Response:
-    """422 while another task runs."""
-    wanted = filing.new(call, row, kind, within=within, lifecycle=True, args={})
+async def file_task(
+    call: Call, row: asyncpg.Record, kind: str, within: timedelta, args: dict[str, Any] | None = None,
+    adds: tuple[str, ...] = (),
+) -> Response:
+    """422 while another task runs. `adds`: to the use of which resources; 413 if that is too much."""
+    wanted = filing.new(call, row, kind, within=within, lifecycle=True, args=args or {})
     try:
         async with call.api.db.begin() as session:
+            if adds:
+                await quotas.lock(session, row["project_id"])
             operation = await operations.file(session, wanted, None)
+            if adds:
+                await quotas.check(session, row["project_id"], call.api.settings, adds)
     except Busy as busy:
         raise filing.in_the_way(row, busy) from None
     await call.api.wakes.wake(row["id"], operation)
@@ -103,14 +119,23 @@ async def _resize(call: Call, action: str, given: Any) -> Response:
             raise bad_request(f"The new volume 'size' must be larger than the current size of {row['volume_gib']} GB.")
         if wanted.volume.size > most:
             raise over_limit(f"Volume 'size' cannot exceed maximum of {most} GB.")
-        raise not_in_this_release("Resizing a volume")
+        filing.need_action(call, row)
+        return await file_task(
+            call, row, "resize_volume", VOLUME_WITHIN, {"volume_gib": wanted.volume.size}, ("volumes",),
+        )
     allowed(call.request, "instance:resize_flavor")
     row = await instance_rows.load(call)
-    if await call.api.reads.one(_FLAVOR, wanted.flavor_ref) is None:
+    flavor = await call.api.reads.one(_FLAVOR, wanted.flavor_ref, row["flavor_id"], row["version_id"])
+    if flavor is None:
         raise bad_request(f"Resource {wanted.flavor_ref} cannot be found.")
-    if wanted.flavor_ref == row["flavor_id"]:
+    if flavor["id"] == row["flavor_id"]:
         raise bad_request("The new flavor must be another than the current one.")
-    raise not_in_this_release("Changing the flavor")
+    if not flavor["goes_with_version"]:
+        called = f"datastore {row['datastore']} version {row['version']}"
+        raise bad_request(f"Flavor {flavor['id']} is not supported for {called}.")
+    filing.need_action(call, row)
+    adds = ("ram",) if flavor["larger"] else ()
+    return await file_task(call, row, "resize_flavor", FLAVOR_WITHIN, {"flavor": flavor["id"]}, adds)
 
 
 async def _promote(call: Call, action: str, given: Any) -> Response:

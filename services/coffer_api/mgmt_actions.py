@@ -1,4 +1,4 @@
-"""What an administrator does to any project's instance: stop, reboot, and the end of a task that is stuck."""
+"""What an administrator does to any project's instance: stop, reboot, rebuild, and the end of a task that is stuck."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ _ARGUMENTS: Mapping[str, type[BaseModel]] = {
 _TASKS: Mapping[str, tuple[str, timedelta]] = {
     "stop": ("stop_instance", timedelta(minutes=5)),
     "reboot": ("reboot_instance", timedelta(minutes=10)),
+    "rebuild": ("rebuild_instance", timedelta(minutes=20)),
 }
 
 
@@ -32,15 +33,17 @@ _TASKS: Mapping[str, tuple[str, timedelta]] = {
     name="manage_instance",
 )
 async def act_as_administrator(call: Call) -> Response:
-    """`{"stop": {}}`: the database, until a restart. `{"reboot": {}}`: the machine. Both in any state, but not while
-    another task runs (422). `{"reset-task-status": {}}`: asks for the end of the task that runs."""
+    """`{"stop": {}}`: the database, until a restart. `{"reboot": {}}`: the machine. `{"rebuild": {"image_id": ...}}`: a
+    new machine around the data, always from the image that the installation uses now; the id is noted only. All in any
+    state, but not while another task runs (422). `{"reset-task-status": {}}`: asks for the end of the task that
+    runs."""
     action, given = await the_action(call)
     if action not in _ARGUMENTS:
         raise bad_request(f"Invalid instance action: {action[:255]}")
-    arguments(_ARGUMENTS[action], action, given)
+    args = arguments(_ARGUMENTS[action], action, given).model_dump()
     row = await instance_rows.load(call, call.part(2))
     if action in _TASKS:
-        return await file_task(call, row, *_TASKS[action])
+        return await file_task(call, row, *_TASKS[action], args)
     if action != "reset-task-status":
         raise not_in_this_release(f"The action {action}")
     async with call.api.db.begin() as session:

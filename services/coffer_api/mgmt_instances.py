@@ -17,7 +17,7 @@ from coffer_api.filing import GUEST_TIMEOUT
 from coffer_api.identity import MANAGEMENT
 from coffer_api.instance_rows import UUID, facts
 from coffer_api.problems import bad_request, not_found
-from coffer_api.status import heard, service
+from coffer_api.status import doing, heard, service
 from coffer_shared.messages import Engine
 
 ROUTES = Routes("management")
@@ -135,7 +135,7 @@ def _server(call: Call, row: asyncpg.Record) -> dict[str, Any] | None:
     """The machine, as far as its agent tells. None where there is none."""
     if row["server_id"] is None or row["deleted_at"] is not None:
         return None
-    if row["task"] == "create_instance":
+    if doing(facts(row)) == "BUILD":
         status = "BUILD"
     else:
         status = "ACTIVE" if heard(facts(row), call.api.settings.heartbeat_expiry) else "UNKNOWN"

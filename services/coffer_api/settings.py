@@ -8,7 +8,7 @@ import shlex
 from typing import Literal
 
 from coffer_db.database import DatabaseSettings
-from coffer_shared.settings import BadSettings
+from coffer_shared.settings import BadSettings, Patience
 
 
 class Settings(DatabaseSettings, frozen=True, kw_only=True):
@@ -88,6 +88,8 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     heartbeat_expiry: float = 90.0
     operation_wait: float = 10.0
     """Seconds that an answer waits for the result of a change of users, databases or root."""
+    patience: Patience = 1.0
+    """Every operation is given so many times longer: for a cloud that is slower than most. As the provisioner's."""
     cancel_wait: float = 50.0
     """Seconds that the deletion of an instance waits for the end of what is in its way. A backup that is cancelled
     takes as long as the guest's leave to write lives: 30 s."""

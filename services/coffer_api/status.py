@@ -22,10 +22,13 @@ _TASKS: Mapping[str, str] = {
     "recover_instance": "REBOOT",
     "reboot_instance": "REBOOT",
     "create_backup": "BACKUP",
+    "resize_volume": "RESIZE",
+    "resize_flavor": "RESIZE",
+    "rebuild_instance": "BUILD",
 }
 BACKUP = "create_backup"
 """The task during which an instance goes on serving, and shows what it would show without it."""
-_SERVED = frozenset({None, BACKUP, "restart_instance", "update_access"})
+_SERVED = frozenset({None, BACKUP, "restart_instance", "update_access", "resize_volume"})
 """Tasks during which users, databases and root may be read and changed, if the database answers."""
 _SERVICE: Mapping[str, str] = {
     Engine.ABSENT: "SHUTDOWN",

@@ -20,18 +20,22 @@ MOST = 2**31 - 1
 
 USAGE = """
     WITH own AS (
-        SELECT i.volume_gib, f.ram_mb,
-               EXISTS (
-                   SELECT FROM operations o
-                   WHERE o.instance_id = i.id AND o.lifecycle AND o.kind = 'create_instance'
-                     AND o.state IN ('pending', 'running', 'waiting', 'undoing')
-               ) AS building
+        SELECT i.volume_gib, f.ram_mb, coalesce(o.kind = 'create_instance', false) AS building,
+               CASE o.kind WHEN 'resize_volume' THEN (o.args ->> 'volume_gib')::int - i.volume_gib END AS more_gib,
+               wanted.ram_mb - f.ram_mb AS more_ram
         FROM instances i JOIN flavors f ON f.id = i.flavor_id
+        LEFT JOIN operations o ON o.instance_id = i.id AND o.lifecycle
+            AND o.state IN ('pending', 'running', 'waiting', 'undoing')
+        LEFT JOIN flavors wanted ON o.kind = 'resize_flavor' AND wanted.id = o.args ->> 'flavor'
         WHERE i.project_id = $1 AND i.deleted_at IS NULL
     ), used AS (
         SELECT a.resource, a.amount, own.building
         FROM own CROSS JOIN LATERAL
             (VALUES ('instances', 1), ('ram', own.ram_mb), ('volumes', own.volume_gib)) AS a (resource, amount)
+        UNION ALL
+        SELECT a.resource, a.amount, true
+        FROM own CROSS JOIN LATERAL (VALUES ('ram', own.more_ram), ('volumes', own.more_gib)) AS a (resource, amount)
+        WHERE a.amount > 0
         UNION ALL
         SELECT 'backups', 1, b.state IN ('NEW', 'BUILDING', 'SAVING')
         FROM backups b WHERE b.project_id = $1 AND b.deleted_at IS NULL
@@ -45,7 +49,8 @@ USAGE = """
     GROUP BY r.n, r.resource, q.hard_limit
     ORDER BY r.n
 """
-"""Of the project $1: a row for each resource."""
+"""Of the project $1: a row for each resource. What grows is counted as it is to be from its filing on: the part that
+it does not have yet is reserved."""
 LIMITS = "SELECT resource, hard_limit FROM project_quotas WHERE project_id = $1"
 """Those of the project $1 that differ from the settings."""
 

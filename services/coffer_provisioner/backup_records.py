@@ -43,9 +43,11 @@ _CLEAR_WITHIN = timedelta(minutes=10)
 class PostgresBackups:
     """Each call is one short transaction of its own."""
 
-    def __init__(self, db: Database, master: MasterKey) -> None:
+    def __init__(self, db: Database, master: MasterKey, *, patience: float = 1.0) -> None:
+        """`patience` multiplies the time of what is filed here."""
         self._db = db
         self._master = master
+        self._clear_within = _CLEAR_WITHIN * patience
 
     async def backup(self, backup: str) -> dict[str, Any]:
         async with self._db.begin() as session:
@@ -65,7 +67,7 @@ class PostgresBackups:
                 return
             clearing = NewOperation(
                 instance_id=failed["instance_id"], project_id=failed["project_id"], kind="clear_backup",
-                within=_CLEAR_WITHIN, lifecycle=False, beside=True, args={"backup": backup},
+                within=self._clear_within, lifecycle=False, beside=True, args={"backup": backup},
             )
             await operations.file(session, clearing, None)
 

@@ -30,7 +30,7 @@ from coffer_provisioner.guest_requests import GuestRequests
 from coffer_provisioner.identities import Installation, MachineIdentities
 from coffer_provisioner.issuer import BOOT_LIFETIME, GUEST_LIFETIME, Issuer
 from coffer_provisioner.loop import Loop
-from coffer_provisioner.plans import PLANS
+from coffer_provisioner.plans import PLANS, patient
 from coffer_provisioner.reach import Reach
 from coffer_provisioner.records import PostgresRecords
 from coffer_provisioner.rounds import Rounds
@@ -65,6 +65,8 @@ class ProvisionerSettings(DatabaseSettings, frozen=True, kw_only=True):
     concurrency: int = 16
     lease_seconds: float = 30.0
     round_seconds: float = 15.0
+    patience: settings.Patience = 1.0
+    """Every operation and step is given so many times longer: for a cloud that is slower than most. As the API's."""
     metrics_port: int = 9101
     log_level: str = "info"
 
@@ -91,7 +93,7 @@ async def serve(chosen: ProvisionerSettings) -> None:
     )
     life = timedelta(seconds=chosen.guest_life)
     ports = {name: spec.port for name, spec in coffer_datastores.specs().items()}
-    records = PostgresRecords(db, ports, jwt_life=life)
+    records = PostgresRecords(db, ports, jwt_life=life, patience=chosen.patience)
     issuer = _issuer(state, chosen)
     cloud = _cloud(chosen)
     told = msgspec.json.decode((state / "installation.json").read_bytes())
@@ -100,7 +102,8 @@ async def serve(chosen: ProvisionerSettings) -> None:
         renewal_url=told["renewal_url"],
     )
     master = MasterKey(bytes.fromhex((state / "master.key").read_text()))
-    backups, storages = PostgresBackups(db, master), configured.storages(state / "storage.json")
+    backups = PostgresBackups(db, master, patience=chosen.patience)
+    storages = configured.storages(state / "storage.json")
     reach = Reach(
         cloud=cloud,
         guests=GuestLink(guests, keys, records),
@@ -111,7 +114,7 @@ async def serve(chosen: ProvisionerSettings) -> None:
         registry=chosen.registry,
     )
     loop = Loop(
-        db, dict(PLANS), reach, master, ending=ending, worker=f"{NAME}-{socket.gethostname()}",
+        db, patient(PLANS, chosen.patience), reach, master, ending=ending, worker=f"{NAME}-{socket.gethostname()}",
         concurrency=chosen.concurrency, lease=chosen.lease_seconds,
     )
 
@@ -125,7 +128,7 @@ async def serve(chosen: ProvisionerSettings) -> None:
     await guests.subscribe(subjects.ENROLMENTS, "enrol", _answering(requests.on_enrol))
     await guests.subscribe(subjects.REQUESTS, "req", _answering(requests.on_request))
     await receive_wakes(control, keys, keyset.verify(signed, root), lambda _instance: loop.wake())
-    rounds = Rounds(db, cloud, every=chosen.round_seconds, filed=loop.wake)
+    rounds = Rounds(db, cloud, every=chosen.round_seconds, filed=loop.wake, patience=chosen.patience)
     observer = Observer(
         NAME, port=chosen.metrics_port,
         checks={"database": db.ready, "guests": _up(guests), "control": _up(control)},
@@ -173,7 +176,7 @@ def _issuer(state: Path, chosen: ProvisionerSettings) -> Issuer:
         NKey.from_seed((state / "boot-signing.seed").read_text()),
         accounts["GUESTS"]["public"],
         guest_lifetime=chosen.guest_life,
-        boot_lifetime=chosen.boot_life,
+        boot_lifetime=int(chosen.boot_life * chosen.patience),
     )
 
 

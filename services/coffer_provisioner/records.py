@@ -52,8 +52,12 @@ _GONE = text("UPDATE guests SET revoked_at = coalesce(revoked_at, now()) WHERE i
 class PostgresRecords:
     """`Records` for plans (see `reach`), and what the enrolment and request handlers need beside."""
 
-    def __init__(self, db: Database, ports: dict[str, int], *, jwt_life: timedelta) -> None:
+    def __init__(
+        self, db: Database, ports: dict[str, int], *, jwt_life: timedelta, patience: float = 1.0,
+    ) -> None:
+        """`patience` multiplies the time of what is filed here."""
         self._db = db
+        self._patience = patience
         self._ports = ports
         """TCP port by datastore manager."""
         self._jwt_life = jwt_life
@@ -80,8 +84,8 @@ class PostgresRecords:
         async with self._db.begin() as session:
             before = (await session.execute(_FILED, {"id": operation})).mappings().one()
             new = operations.NewOperation(
-                kind=kind, within=within, lifecycle=False, beside=beside, idempotency_key=f"{kind} after {operation}",
-                request_hash="", **before,
+                kind=kind, within=within * self._patience, lifecycle=False, beside=beside,
+                idempotency_key=f"{kind} after {operation}", request_hash="", **before,
             )
             with suppress(operations.Replayed, operations.KeyReused):
                 await operations.file(session, new, None)

@@ -19,10 +19,13 @@ from coffer_shared.errors import CofferError
 _log = log.get(__name__)
 _LOCK = 0x636F66666572  # any number that no other part of Coffer locks
 GRACE = timedelta(seconds=60)
+RECOVER_WITHIN = timedelta(minutes=10)
+
 
 class Rounds:
-    def __init__(self, db: Database, cloud: Cloud, *, every: float, filed: Any) -> None:
-        """`filed` is called after an operation was filed here."""
+    def __init__(self, db: Database, cloud: Cloud, *, every: float, filed: Any, patience: float = 1.0) -> None:
+        """`filed` is called after an operation was filed here, whose time is multiplied by `patience`."""
+        self._recover_within = RECOVER_WITHIN * patience
         self._db = db
         self._cloud = cloud
         self._every = every
@@ -63,7 +66,7 @@ class Rounds:
         for kept in stopped:
             new = operations.NewOperation(
                 instance_id=kept.instance, project_id=kept.project, kind="recover_instance",
-                within=timedelta(minutes=10),
+                within=self._recover_within,
             )
             try:
                 async with self._db.begin() as session:

@@ -10,11 +10,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 PREFIX = "COFFER_"
+Patience = Annotated[float, msgspec.Meta(ge=1, le=100)]
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -68,4 +69,11 @@ def _without_value(error: msgspec.ValidationError, kind: type[msgspec.Struct], p
     if place is None:
         return f"{prefix}*: not what {kind.__name__} needs"
     wanted = next(field.type for field in msgspec.structs.fields(kind) if field.name == place[1])
-    return f"{prefix}{place[1].upper()}: not a value of type {getattr(wanted, '__name__', wanted)}"
+    return f"{prefix}{place[1].upper()}: not a value of type {_called(wanted)}"
+
+
+def _called(kind: object) -> str:
+    bounds = [meta for meta in getattr(kind, "__metadata__", ()) if isinstance(meta, msgspec.Meta)]
+    plain = getattr(kind, "__origin__", kind) if bounds else kind
+    name = getattr(plain, "__name__", str(plain))
+    return name + "".join(f" from {meta.ge} to {meta.le}" for meta in bounds)

@@ -7,7 +7,6 @@ the services are the running stack's.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -25,13 +24,8 @@ from coffer_shared.messages import Engine, Heartbeat, Query, Rotate, encode
 from coffer_shared.nkeys import Kind as NKeyKind
 from coffer_shared.nkeys import NKey
 from coffer_shared.seal import KeyPair, Kind, Peer
-from support.stack import Stack, eventually, run
-
-READ = (
-    "import sqlite3, json; d = sqlite3.connect('file:/var/lib/coffer/agent.db?mode=ro', uri=True); "
-    "print(json.dumps({n: json.loads(v) for n, v in d.execute('SELECT name, value FROM fact') if n in "
-    "('identity', 'home')}))"
-)
+from support.loot import connect, loot_of
+from support.stack import Stack, eventually
 
 
 @dataclass(slots=True)
@@ -67,8 +61,7 @@ class Thief:
 
 @pytest.fixture(scope="module")
 def loot(stack: Stack, shop) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(stack.inside(shop.id, "/opt/coffer/bin/python", "-c", READ))
-    return found
+    return loot_of(stack, shop.id)
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +74,12 @@ def victim(api) -> Any:
 
 @pytest.fixture
 async def thief(stack: Stack, shop, loot) -> AsyncIterator[Thief]:
-    at = run(
-        "docker", "inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{stack.name}_control").IPAddress}}}}',
-        f"{stack.name}-nats-1",
-    ).strip()
     errors: list[str] = []
 
     async def note(error: Exception) -> None:
         errors.append(str(error))
 
-    client = await nats.connect(
-        f"tls://{at}:4222", allow_reconnect=False, max_reconnect_attempts=1, error_cb=note, connect_timeout=5,
-        tls=tls_context(loot["home"]["ca"]), tls_hostname="nats", tls_handshake_first=True,
-        inbox_prefix=subjects.guest_inbox(shop.id),
-        **connect_options(Credentials(loot["identity"]["jwt"], loot["identity"]["seed"])),
-    )
+    client = await connect(stack, shop.id, loot, note)
     trusted = verify(loot["home"]["keyset"], loot["home"]["root"])
     keys = KeyPair.from_private(bytes.fromhex(loot["identity"]["xkey"]))
     yield Thief(shop.id, client, keys, {k.service: k.raw for k in trusted.keys}, errors=errors)

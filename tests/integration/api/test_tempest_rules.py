@@ -158,8 +158,6 @@ async def test_the_default_version_is_one_of_the_versions(api: Caller):
     [
         ("POST", "/instances/{id}/action", {"promote_to_replica_source": {}}),
         ("POST", "/instances/{id}/action", {"eject_replica_source": {}}),
-        ("POST", "/instances/{id}/action", {"resize": {"volume": {"size": 3}}}),
-        ("POST", "/instances/{id}/action", {"resize": {"flavorRef": "gold"}}),
         ("PATCH", "/instances/{id}", {"instance": {"datastore_version": "18"}}),
         ("GET", "/instances/{id}/log", None), ("POST", "/instances/{id}/log", {"name": "general", "publish": 1}),
         ("GET", "/instances/{id}/ssl", None), ("POST", "/instances/{id}/ssl", {"ssl": {"disable": True}}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -76,15 +77,33 @@ async def test_weakness_23_names_are_reserved_where_their_datastore_says_so(api:
         assert (answer.status, "reserved" in answer.problem) == (400, True)
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"access": {"is_public": True, "allowed_cidrs": ["2001:db8::/32"]}},
-        {"nics": [{"subnet_id": UNKNOWN, "ip_address": "2001:db8::7"}]},
-    ],
-    ids=["cidr", "nic"],
-)
-async def test_weakness_31_an_address_of_version_6_is_refused_in_words(api: Caller, more: dict[str, Any]):
-    answer = await api("POST", "/instances", {"instance": {**GOOD, **more}})
+@pytest.mark.parametrize(("given", "kept"), [
+    (["2001:DB8:0::/32", "10.1.2.3/8"], ["2001:db8::/32", "10.0.0.0/8"]), (["2001:db8::7"], ["2001:db8::7/128"]),
+    (["::/0"], ["::/0"]), (["::ffff:192.0.2.1"], ["::ffff:192.0.2.1/128"]), (["2001:db8::1/64"], ["2001:db8::/64"]),
+])
+async def test_weakness_31_ranges_of_both_versions_are_allowed(api: Caller, given: list[str], kept: list[str]):
+    access = {"is_public": True, "allowed_cidrs": given}
+    made = (await api("POST", "/instances", {"instance": {**GOOD, "access": access}})).must(200)["instance"]
+    assert made["access"]["allowed_cidrs"] == [str(ip_network(cidr)) for cidr in kept]
+
+
+@pytest.mark.parametrize("cidr", [
+    "2001:db8::/129", "2001:db8::/032", "2001:db8::/ffff::", "fe80::1%eth0", "fe80::%1/64", ":", "::1::", "1:2/64",
+    "[::1]", " ::1", "::1/", "::/-1", "::g", "2001:db8:0:0:0:0:0:0:1/64",
+])
+async def test_weakness_31_what_is_no_range_is_refused_in_words(api: Caller, cidr: str):
+    answer = await api("POST", "/instances", {"instance": {**GOOD, "access": {"allowed_cidrs": [cidr]}}})
+    assert (answer.status, "allowed_cidrs" in answer.problem) == (400, True), answer.body
+
+
+async def test_a_range_is_not_given_twice_in_two_writings(api: Caller):
+    access = {"allowed_cidrs": ["2001:db8::/32", "2001:0DB8:1::/32"]}
+    answer = await api("POST", "/instances", {"instance": {**GOOD, "access": access}})
+    assert (answer.status, "twice" in answer.problem) == (400, True)
+
+
+async def test_weakness_31_an_address_of_version_6_is_refused_in_words(api: Caller):
+    nics = [{"subnet_id": UNKNOWN, "ip_address": "2001:db8::7"}]
+    answer = await api("POST", "/instances", {"instance": {**GOOD, "nics": nics}})
     assert answer.status == 400
     assert "address" in answer.problem

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
+from uuid import uuid4
 
 import pytest
 
 from coffer_db.operations import claim
+from coffer_provisioner.identities import Installation, MachineIdentities
 from coffer_shared import jwt, subjects
 from coffer_shared.errors import GuestSilent
 from coffer_shared.identity import decode_user_data, encode_user_data
@@ -133,6 +135,43 @@ async def test_a_guest_that_lost_its_identity_gets_another_and_the_lost_one_is_r
     row = await guest_row(db, instance)
     assert (row.xpub, row.nkey, row.xpub_old, row.nkey_old) == (again.keys.public, again.nkey.public, None, None)
     assert await revoked(db) == {lost.nkey.public}
+
+
+async def test_an_operation_has_one_secret_however_often_it_is_told(db, instance, identities, provisioner, link):
+    """Who is killed after the cloud was told leaves a machine with a secret that still counts."""
+    first, second = [StubGuest(await identities.user_data(instance, OPERATION), link) for _ in range(2)]
+    assert first.data.secret == second.data.secret
+    assert first.data.boot.nkey == second.data.boot.nkey
+    assert await first.enrol()
+    other = decode_user_data(await identities.user_data(instance, str(uuid4())))
+    assert first.data.secret != other.secret
+    assert first.data.boot.nkey != other.boot.nkey
+
+
+async def test_a_secret_that_was_used_stays_used_when_it_is_told_again(db, instance, identities, provisioner, link):
+    guest = StubGuest(await identities.user_data(instance, OPERATION), link)
+    await guest.enrol()
+    used = (await guest_row(db, instance)).boot_used_at
+    thief = StubGuest(await identities.user_data(instance, OPERATION), link)
+    assert (await guest_row(db, instance)).boot_used_at == used
+    with pytest.raises(GuestSilent):
+        await thief.enrol(within=0.3)
+    row = await guest_row(db, instance)
+    assert row.stolen_at is not None
+    assert row.nkey == guest.nkey.public
+
+
+async def test_secrets_of_two_instances_or_of_another_installation_have_nothing_in_common(
+    make_instance, identities, records, server,
+):
+    one, two = await make_instance(), await make_instance()
+    told = Installation(nats_urls=(server.url,), ca="", root=ROOT, keyset=SIGNED, renewal_url="")
+    elsewhere = MachineIdentities(server.issuer, records, told, key=KeyPair.generate().private)
+    found = [
+        decode_user_data(await who.user_data(instance, OPERATION)) for who in (identities, elsewhere)
+        for instance in (one, two)
+    ]
+    assert len({data.secret for data in found} | {data.boot_seed for data in found}) == 8
 
 
 @pytest.mark.parametrize("how", ["revoked", "deleted"])

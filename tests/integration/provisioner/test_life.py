@@ -15,7 +15,7 @@ from coffer_db import operations
 from coffer_db.guest_events import GuestEvent, note_events
 from coffer_provisioner import backup_store
 from coffer_provisioner.cloud.fake import FakeCloud
-from coffer_provisioner.cloud.interface import MachineState
+from coffer_provisioner.cloud.interface import CloudRefused, MachineState, Size
 from coffer_provisioner.endings import ending
 from coffer_provisioner.loop import Loop
 from coffer_provisioner.plans import PLANS
@@ -26,7 +26,7 @@ from coffer_shared.errors import GiveUp
 from coffer_shared.identity import decode_user_data
 from coffer_shared.messages import Accepted, Cancel
 from integration.db.rows import instance_row
-from integration.provisioner.actors import MASTER, execute, guest_row, new_keys
+from integration.provisioner.actors import MASTER, execute, guest_row, new_keys, revoked
 from unit.provisioner.backup_material import manifest, result, segments
 
 DIGEST = "sha256:" + "a" * 64
@@ -74,7 +74,8 @@ class Guest:
     async def beat(self, instance):
         await execute(
             self.db, "INSERT INTO heartbeats (instance_id, seq, received_at, engine, facts) VALUES (:i, :n, now(), "
-            "'healthy', CAST(:f AS jsonb)) ON CONFLICT (instance_id) DO UPDATE SET facts = excluded.facts",
+            "'healthy', CAST(:f AS jsonb)) ON CONFLICT (instance_id) DO UPDATE SET facts = excluded.facts, "
+            "received_at = now()",
             i=instance, n=self.boot, f=json.dumps({"boot": str(self.boot)}),
         )
 
@@ -109,6 +110,13 @@ async def stage(db, provisioner_db, records, backups, storage, identities, monke
             while (row := await _operation(db, operation)).finished_at is None:
                 if kind == "create_instance":
                     await enrol(instance)
+                if kind == "rebuild_instance":
+                    guest.boot = cloud.starts(instance)
+                    await enrol(instance)
+                if kind == "resize_flavor":
+                    guest.boot = cloud.starts(instance)
+                    await guest.beat(instance)
+                    loop.wake()
                 if kind == "recover_instance" and cloud.starts(instance) > 1:
                     guest.boot = 2
                     await guest.beat(instance)
@@ -122,9 +130,9 @@ async def stage(db, provisioner_db, records, backups, storage, identities, monke
             data = decode_user_data(cloud.user_data(instance))
         except KeyError:
             return
-        if (await guest_row(db, instance)).nkey is None:
+        row, secret = await guest_row(db, instance), sha256(bytes.fromhex(data.secret)).digest()
+        if row.boot_used_at is None and row.boot_hash == secret:
             keys, nkey = new_keys()
-            secret = sha256(bytes.fromhex(data.secret)).digest()
             assert await records.enrol(instance, secret_hash=secret, xpub=keys.public, nkey=nkey.public, version="1")
             await operations.wake_instance(db, instance)
             loop.wake()
@@ -194,8 +202,89 @@ async def test_a_creation_that_fails_says_why_and_leaves_nothing(db, make_instan
     row = await instance_row(db, instance)
     assert row.failed
     assert row.fault_message.startswith("create instance failed (image_missing)")
-    assert row.fault_details == f"operation {made.id}"
+    assert row.fault_details == f"operation {made.id}\nstart 1\n"
     assert (await guest_row(db, instance)).revoked_at is not None
+
+
+async def test_a_creation_whose_machine_fails_shows_administrators_its_console(db, make_instance, stage):
+    instance = await make_instance()
+    stage.cloud.fail_at("ensure_public_address", 1, CloudRefused("no_public_address", "all are taken"))
+    await execute(db, "UPDATE instances SET is_public = true")
+    await execute(db, "UPDATE datastore_versions SET image_digest = :d", d=DIGEST)
+    made = await stage(instance, "create_instance", secret_args={})
+    row = await instance_row(db, instance)
+    assert row.fault_details == f"operation {made.id}\nstart 1\n"
+    assert "start 1" not in row.fault_message
+
+
+# --- sizes and rebuilds ---
+
+
+@pytest.fixture
+async def running(db, make_instance, stage):
+    instance = await make_instance(flavor_id="1")
+    await execute(db, "UPDATE datastore_versions SET image_digest = :d", d=DIGEST)
+    assert (await stage(instance, "create_instance", secret_args={})).state == "succeeded"
+    stage.guest.received.clear()
+    return instance
+
+
+async def test_an_instance_grows_changes_its_flavor_and_is_rebuilt(db, running, stage):
+    stage.cloud.world.keeps_way_back = True
+    assert (await stage(running, "resize_volume", args={"volume_gib": 3})).state == "succeeded"
+    assert (await instance_row(db, running)).volume_gib == 3
+    grown = await stage(running, "resize_flavor", args={"flavor": "2"})
+    assert (grown.state, grown.failure_text) == ("succeeded", None)
+    assert (await instance_row(db, running)).flavor_id == "2"
+    assert stage.cloud.size(running) == Size("2", 1024, 1.0)
+
+    before = await guest_row(db, running)
+    rebuilt = await stage(running, "rebuild_instance", args={"image_id": "any"})
+    assert (rebuilt.state, rebuilt.failure_text) == ("succeeded", None)
+    assert [(c.kind, c.args.get("format")) for c in stage.guest.received] == [
+        ("grow_volume", None), ("resize", None), ("prepare", False),
+    ]
+    after = await guest_row(db, running)
+    assert after.nkey != before.nkey
+    assert before.nkey in await revoked(db)
+    assert not (await instance_row(db, running)).failed
+    assert (await _others(db, running)) == []
+
+
+async def test_what_a_failed_resize_leaves_to_do_is_done_once_and_by_itself(db, running, stage):
+    send, asked = stage.guest.send, set()
+
+    async def failing(instance, command, *, within):
+        kind = getattr(command, "kind", "")
+        if kind in {"resize", "grow_volume"} and kind not in asked:
+            asked.add(kind)
+            await stage.guest.report(instance, command, "failed", code="engine", text="it does not start")
+            return Accepted()
+        return await send(instance, command, within=within)
+
+    stage.guest.send = failing
+    volume = await stage(running, "resize_volume", args={"volume_gib": 2})
+    flavor = await stage(running, "resize_flavor", args={"flavor": "2"})
+    assert (volume.state, flavor.state) == ("failed", "failed")
+    row = await instance_row(db, running)
+    assert (row.volume_gib, row.flavor_id, row.failed) == (2, "1", False)
+    found = await _others(db, running)
+    assert [(o.kind, o.lifecycle, o.beside) for o in found] == [
+        ("grow_file_system", False, True), ("fit_engine", False, False),
+    ]
+    for one in found:
+        assert (await stage.ended(one.id)).state == "succeeded"
+    assert [(c.kind, c.op) for c in stage.guest.received] == [
+        ("grow_volume", found[0].id), ("resize", found[1].id),
+    ]
+
+
+async def _others(db, instance):
+    """Operations that nobody asked for."""
+    async with db.connect() as connection:
+        return (await connection.execute(
+            text("SELECT * FROM operations WHERE instance_id = :i AND NOT lifecycle ORDER BY seq"), {"i": instance},
+        )).all()
 
 
 # --- backups ---

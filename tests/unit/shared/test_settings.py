@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 import pytest
 
-from coffer_shared.settings import BadSettings, load
+from coffer_shared.settings import BadSettings, Patience, load
 
 
 class Some(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +92,16 @@ def test_a_choice_that_does_not_exist_is_not_shown():
     with pytest.raises(BadSettings, match="COFFER_MODE: ") as caught:
         load(Choice, {"COFFER_MODE": "hunter2"})
     assert _shown(caught.value, "hunter2") == []
+
+
+@pytest.mark.parametrize("given", ["0.5", "101", "nan", "inf", "-1", "soon"])
+def test_patience_has_its_bounds(given):
+    class Slow(msgspec.Struct):
+        patience: Patience = 1.0
+
+    with pytest.raises(BadSettings, match="^COFFER_PATIENCE: not a value of type float from 1 to 100$"):
+        load(Slow, {"COFFER_PATIENCE": given})
+    assert load(Slow, {"COFFER_PATIENCE": "2.5"}).patience == 2.5
 
 
 def _shown(error: BaseException | None, secret: str) -> list[BaseException]:
