@@ -20,6 +20,8 @@ from coffer_provisioner.cloud.openstack import OpenStackCloud, OpenStackSettings
 
 T = TypeVar("T")
 VARIABLES = ("COFFER_TEST_CLOUDS_FILE", "COFFER_TEST_CLOUD", "COFFER_TEST_ADMIN_CLOUD")
+QUIET = "ignore::openstack.warnings.RemovedInSDK50Warning"
+"""The SDK warns of what its own objects do."""
 IMAGE = os.environ.get("COFFER_TEST_IMAGE", "debian-lab")
 PUBLIC_NETWORK = os.environ.get("COFFER_TEST_PUBLIC_NETWORK", "public")
 FLAVORS = tuple(os.environ.get("COFFER_TEST_FLAVORS", "lab.tiny,lab.small,lab.medium").split(","))
@@ -95,6 +97,19 @@ class Ground:
 
     def door(self, stack: str, **changed: Any) -> OpenStackCloud:
         return OpenStackCloud(self.settings(stack, **changed))
+
+    def bases(self) -> dict[str, str]:
+        """Where the services are, for a proxy before them; that of the volumes is the service project's."""
+        admin = self.admin
+        identity = admin.config.auth["auth_url"].rstrip("/").removesuffix("/v3")
+        volumes = admin.block_storage.get_endpoint().rstrip("/").rpartition("/")[0]
+        return {
+            "identity": identity,
+            "compute": admin.compute.get_endpoint(),
+            "network": admin.network.get_endpoint(),
+            "block_storage": f"{volumes}/{self.service_project}",
+            "image": admin.image.get_endpoint(),
+        }
 
     # --- as an administrator sees it ---
 

@@ -174,6 +174,8 @@ def _read(thing: Thing) -> Rule | None:
 
 def _network(text: str) -> str:
     try:
+        if "%" in text:
+            raise ValueError  # an interface's name, which means nothing to others
         return str(ip_network(text, strict=False))
     except ValueError:
         raise CloudRefused("bad_cidr", f"not a range of addresses: {text[:64]}") from None

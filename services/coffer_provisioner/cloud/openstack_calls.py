@@ -12,8 +12,10 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+import warnings
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +32,8 @@ T = TypeVar("T")
 PAUSE = 5.0
 """Seconds without another attempt after Keystone did not take our own password: accounts are locked after some."""
 _TEXT_LENGTH = 300
+_MAKING = threading.Lock()
+"""Held while connections and adapters are made: not by every thread at once, and without the SDK's warnings."""
 
 
 class Service(StrEnum):
@@ -72,7 +76,6 @@ class Calls:
     def __init__(self, settings: OpenStackSettings) -> None:
         self._settings = settings
         self._pool = ThreadPoolExecutor(settings.threads, "openstack")
-        self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._adapters: dict[Service, Any] = {}
         self._paused_until = 0.0
@@ -195,11 +198,11 @@ class Calls:
         return str(self._connected().session.get_project_id() or "")
 
     def _adapter(self, service: Service) -> Any:
-        """The SDK asks for a service's versions when its adapter is made: once, not by every thread at once."""
+        """The SDK asks for a service's versions when its adapter is made."""
         found = self._adapters.get(service)
         if found is None:
             connection = self._connected()
-            with self._lock:
+            with _quiet():
                 found = self._adapters.get(service) or getattr(connection, service.value)
                 self._adapters[service] = found
         return found
@@ -211,7 +214,7 @@ class Calls:
         from openstack.connection import Connection  # noqa: PLC0415
         from openstack.exceptions import ConfigException  # noqa: PLC0415
 
-        with self._lock:
+        with _quiet():
             if self._connection is None:
                 chosen = self._settings
                 files = {"config_files": [chosen.clouds_file]} if chosen.clouds_file else {}
@@ -226,6 +229,13 @@ class Calls:
                     raise CloudBusy(f"no cloud to connect to: {error}") from None
                 self._connection = Connection(config=region)
             return self._connection
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with _MAKING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the SDK's own, of what it gives to itself
+        yield
 
 
 def error_of(what: str, answer: Answer) -> CofferError:

@@ -278,7 +278,7 @@ def refusal(what: str, answer: Answer) -> Exception:
     if "no valid host" in text or "not enough" in text:
         return CloudRefused("no_capacity", "the cloud has no room for a machine of this size")
     if answer.status == 400:
-        for word_, code in (("availability zone", "no_zone"), ("image", "no_image"), ("flavor", "no_flavor")):
+        for word_, code in (("availability zone", "no_zone"), ("flavor", "no_flavor"), ("image", "no_image")):
             if word_ in text:
                 return CloudRefused(code, f"Nova makes no such machine: {answer.text}")
     return error_of(what, answer)

@@ -246,11 +246,12 @@ async def openstack_site(ground: Ground) -> AsyncIterator[OpenStackSite]:
     made.remove_all()
 
 
+OPENSTACK_MARKS = (pytest.mark.timeout(900), pytest.mark.filterwarnings(openstack_ground.QUIET))
 SITES = [
     "fake",
     pytest.param("docker", marks=pytest.mark.docker),
     # a site of its own choice: who names no cloud has not asked for these tests, so none is skipped
-    *([pytest.param("openstack", marks=pytest.mark.timeout(900))] if openstack_ground.configured() else []),
+    *([pytest.param("openstack", marks=OPENSTACK_MARKS)] if openstack_ground.configured() else []),
 ]
 
 
