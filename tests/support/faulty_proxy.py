@@ -71,7 +71,7 @@ class FaultyProxy:
 
     async def start(self) -> None:
         app = web.Application(client_max_size=1 << 22)
-        app.router.add_route("*", "/{service}/{path:.*}", self._handle)
+        app.router.add_route("*", "/{service}{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -101,7 +101,7 @@ class FaultyProxy:
         return str(path)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        service, path = request.match_info["service"], request.match_info["path"]
+        service, path = request.match_info["service"], request.match_info["path"].lstrip("/")
         body = await request.read()
         if service == "identity":
             self.signed_in += request.method == "POST"
@@ -130,7 +130,7 @@ class FaultyProxy:
         headers["Accept-Encoding"] = "identity"
         url = f"{self.bases[service].rstrip('/')}/{path}"
         async with self._session.request(
-            request.method, url, params=request.query, headers=headers, data=body, allow_redirects=False,
+            request.method, url, params=request.query, headers=headers, data=body or None, allow_redirects=False,
         ) as answer:
             content = await answer.read()
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP}

@@ -27,11 +27,11 @@ from coffer_provisioner.cloud.interface import (
 )
 from coffer_provisioner.cloud.openstack import OpenStackCloud
 from support.faulty_proxy import FaultyProxy
-from support.openstack_ground import FLAVORS, Ground
+from support.openstack_ground import Ground, configured, left_over
 
 T = TypeVar("T")
 PROJECT = "tenant"
-SMALL = Size(FLAVORS[0], 0, 0)
+WITHIN = 300.0 if configured() else 30.0
 
 
 @dataclass
@@ -67,19 +67,19 @@ class Stage:
             await proxy.stop()
 
     def network(self) -> str:
-        made: str = self.ground.network("tenant", project=PROJECT).id
-        return made
+        return self.ground.network("tenant", project=PROJECT)
 
     def left_over(self) -> list[str]:
-        return self.ground.left_over(self.stack)
+        return left_over(self.ground, self.stack)
 
     def instance(self) -> Instance:
-        return Instance(self.network())
+        return Instance(self.network(), self.ground.flavors[0])
 
 
 @dataclass(frozen=True)
 class Instance:
     network: str
+    flavor: str
     instance: str = field(default_factory=lambda: str(uuid.uuid4()))
     operation: str = field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -98,10 +98,10 @@ class Instance:
         await self.public(cloud, spec)
         return spec
 
-    def spec(self, port: Port, volume: Volume, size: Size = SMALL) -> MachineSpec:
+    def spec(self, port: Port, volume: Volume, flavor: str | None = None) -> MachineSpec:
         return MachineSpec(
-            tags=self.tags, name="my db", size=size, port=port, volume=volume, user_data=b'{"secret": "once only"}',
-            manager="postgresql", user="u-1", locality="soft-anti-affinity",
+            tags=self.tags, name="my db", size=Size(flavor or self.flavor, 0, 0), port=port, volume=volume,
+            user_data=b'{"secret": "once only"}', manager="postgresql", user="u-1", locality="soft-anti-affinity",
         )
 
     async def volume(self, cloud: Cloud) -> Volume:
@@ -119,7 +119,7 @@ class Instance:
 
 
 async def reached(
-    look: Callable[[], Awaitable[T]], good: Callable[[T], bool] = lambda _: True, within: float = 300.0,
+    look: Callable[[], Awaitable[T]], good: Callable[[T], bool] = lambda _: True, within: float = WITHIN,
 ) -> T:
     end = time.monotonic() + within
     while True:

@@ -58,6 +58,19 @@ class Answer:
     status: int
     body: Mapping[str, Any] = field(default_factory=dict)
 
+    def one(self, key: str) -> Thing:
+        """What is under `key`. CloudBusy if it is not what such an answer holds, as when a proxy has answered."""
+        found = self.body.get(key)
+        if not isinstance(found, Mapping):
+            raise CloudBusy(f"OpenStack: an answer without its {key}")
+        return found
+
+    def many(self, key: str) -> list[Thing]:
+        found = self.body.get(key)
+        if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
+            raise CloudBusy(f"OpenStack: an answer without its {key}")
+        return found
+
     @property
     def text(self) -> str:
         """What the service says is wrong."""
@@ -122,8 +135,7 @@ class Calls:
         answer = await self.ask(what, service, "GET", path, expected=(404,))
         if answer.status == 404:
             return None
-        found: Thing = answer.body[key] if key else answer.body
-        return found
+        return answer.one(key) if key else answer.body
 
     async def listing(
         self, what: str, service: Service, path: str, key: str, query: Mapping[str, Any] | None = None,
@@ -139,7 +151,7 @@ class Calls:
             answer = await self.ask(
                 what, service, "GET", path, query={**query, **({"marker": marker} if marker else {})},
             )
-            yield answer.body[key]
+            yield answer.many(key)
             # only the marker of the link: its host is what the service believes itself to be called
             following = _next_marker(answer.body, key)
             if following is None or following == marker:
@@ -157,13 +169,16 @@ class Calls:
         headers: Mapping[str, str] | None,
     ) -> Answer:
         """In a thread. Anything but an answer is an exception of the SDK's or of requests'."""
+        from keystoneauth1.adapter import Adapter  # noqa: PLC0415 - see `_connected`
+
         adapter = self._adapter(service)
         more: dict[str, Any] = {} if body is None else {"json": body}
         if version or VERSIONS.get(service):
             more["microversion"] = version or VERSIONS[service]
-        response = adapter.request(
-            path, method, params=query, headers={"Accept": "application/json", **(headers or {})}, raise_exc=False,
-            redirect=False, log=False, connect_retries=0, status_code_retries=0,
+        # not the SDK's own method, which counts and caches around this one
+        response = Adapter.request(
+            adapter, path, method, params=query, headers={"Accept": "application/json", **(headers or {})},
+            raise_exc=False, redirect=False, log=False, connect_retries=0, status_code_retries=0,
             timeout=self._settings.call_seconds, **more,
         )
         try:
