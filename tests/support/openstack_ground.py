@@ -1,8 +1,8 @@
-"""A real OpenStack for tests of the driver: what an administrator prepares there, and what he sees is left.
+"""An OpenStack for tests of the driver: what an administrator prepares there, and what he sees is left.
 
-The environment names it: COFFER_TEST_CLOUDS_FILE (a clouds.yaml), COFFER_TEST_CLOUD (its entry of the service user) and
-COFFER_TEST_ADMIN_CLOUD (an administrator's). It needs an external network, a guest image and three flavors; their names
-are below, and each can be given as COFFER_TEST_<NAME>.
+There is the double, and a real one if the environment names it: COFFER_TEST_CLOUDS_FILE (a clouds.yaml),
+COFFER_TEST_CLOUD (its entry of the service user) and COFFER_TEST_ADMIN_CLOUD (an administrator's). That needs a public
+network, a guest image and three flavors: COFFER_TEST_PUBLIC_NETWORK, COFFER_TEST_IMAGE, COFFER_TEST_FLAVORS.
 """
 
 from __future__ import annotations
@@ -14,37 +14,177 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pytest
 
 from coffer_provisioner.cloud.openstack import OpenStackCloud, OpenStackSettings
+from support import openstack_double
+from support.openstack_double import Double
 
 T = TypeVar("T")
 VARIABLES = ("COFFER_TEST_CLOUDS_FILE", "COFFER_TEST_CLOUD", "COFFER_TEST_ADMIN_CLOUD")
-IMAGE = os.environ.get("COFFER_TEST_IMAGE", "debian-lab")
-PUBLIC_NETWORK = os.environ.get("COFFER_TEST_PUBLIC_NETWORK", "public")
-FLAVORS = tuple(os.environ.get("COFFER_TEST_FLAVORS", "lab.tiny,lab.small,lab.medium").split(","))
+QUIET = "ignore::openstack.warnings.RemovedInSDK50Warning"
+"""The SDK warns of what its own objects do."""
+Thing = Any
+"""A resource, as a mapping."""
 
 
 def configured() -> bool:
     return all(os.environ.get(name) for name in VARIABLES)
 
 
-@dataclass
-class Ground:
+# who names no cloud has not asked for its tests, so none is skipped
+GROUNDS = ["double", *([pytest.param("real", marks=(
+    pytest.mark.timeout(1200), pytest.mark.filterwarnings(QUIET),
+))] if configured() else [])]
+
+
+class Ground(Protocol):
     """Projects here are words: Neutron does not ask Keystone about them."""
 
     file: str
+    """A clouds.yaml, and `cloud` its entry of the service user."""
+    cloud: str
+    flavors: tuple[str, ...]
+    """Three, each larger than the one before."""
+    patience: float
+    """How many seconds a call of the driver may take before it is reckoned lost."""
+
+    def bases(self) -> dict[str, str]:
+        """Where the services are, for a proxy before them; that of the volumes is the service project's."""
+        ...
+
+    def door(self, stack: str, **changed: Any) -> OpenStackCloud: ...
+
+    def network(self, name: str, *, project: str, routed: bool = True, bits: int = 24) -> str:
+        """Made once for each name, with one subnet."""
+        ...
+
+    def subnet(self, network: str) -> str: ...
+
+    def add_flavor(self, name: str) -> None:
+        """One that no host has room for."""
+        ...
+
+    def servers(self, stack: str) -> list[Thing]: ...
+
+    def volumes(self, stack: str) -> list[Thing]: ...
+
+    def neutron(self, kind: str, stack: str) -> list[Thing]:
+        """`kind`: ports, floatingips, security_groups."""
+        ...
+
+    def rules(self, group: str) -> list[Thing]:
+        """Ways in."""
+        ...
+
+    def groups(self, stack: str) -> list[Thing]: ...
+
+    def stop_server(self, server: str) -> None: ...
+
+    def clear(self, stack: str) -> None:
+        """After a test that failed: take away what it left."""
+        ...
+
+
+KINDS = ("ports", "floatingips", "security_groups")
+
+
+def left_over(ground: Ground, stack: str) -> list[str]:
+    return [
+        *(f"server {one['id']}" for one in ground.servers(stack)),
+        *(f"volume {one['id']} {one['status']}" for one in ground.volumes(stack)),
+        *(f"{kind} {one['id']}" for kind in KINDS for one in ground.neutron(kind, stack)),
+        *(f"group {one['id']}" for one in ground.groups(stack)),
+    ]
+
+
+@dataclass
+class DoubleGround:
+    double: Double
+    file: str
+    cloud: str = "double"
+    flavors: tuple[str, ...] = tuple(openstack_double.FLAVORS)
+    patience: float = 1.0
+    _networks: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    async def start(cls, directory: Path) -> DoubleGround:
+        double = Double()
+        await double.start()
+        made = cls(double, double.clouds(directory))
+        made.network("management", project="service-project", routed=False)
+        return made
+
+    def bases(self) -> dict[str, str]:
+        return self.double.bases()
+
+    def door(self, stack: str, **changed: Any) -> OpenStackCloud:
+        given: dict[str, Any] = {
+            "image": "guest", "management_networks": ("management",), "public_network": "public",
+            "clouds_file": self.file, "cloud": self.cloud, "stack": stack, "registry": "192.0.2.10:5000",
+            "poll_seconds": 0.05, "settle_seconds": 0.1, "wait_seconds": 5.0, "stop_seconds": 2.0, **changed,
+        }
+        return OpenStackCloud(OpenStackSettings(**given))
+
+    def network(self, name: str, *, project: str, routed: bool = True, bits: int = 24) -> str:
+        if name not in self._networks:
+            cidr = f"10.100.{len(self._networks)}.0/{bits}"
+            made = self.double.network.add_network(project, cidr, name=name, routed=routed)
+            self._networks[name] = made["id"]
+        return self._networks[name]
+
+    def subnet(self, network: str) -> str:
+        subnets = self.double.network.things["subnets"].values()
+        return next(str(one["id"]) for one in subnets if one["network_id"] == network)
+
+    def add_flavor(self, name: str) -> None:
+        self.double.add_flavor(name, openstack_double.TOO_LARGE)
+
+    def servers(self, stack: str) -> list[Thing]:
+        return [s for s in self.double.servers.values() if s["metadata"]["coffer_stack"] == stack]
+
+    def volumes(self, stack: str) -> list[Thing]:
+        return [v for v in self.double.volumes.values() if v["metadata"]["coffer_stack"] == stack]
+
+    def neutron(self, kind: str, stack: str) -> list[Thing]:
+        marks = f"coffer-stack={stack} "
+        return [one for one in self.double.network.things[kind].values() if one["description"].startswith(marks)]
+
+    def rules(self, group: str) -> list[Thing]:
+        rules = self.double.network.things["security_group_rules"].values()
+        return [one for one in rules if one["security_group_id"] == group and one["direction"] == "ingress"]
+
+    def groups(self, stack: str) -> list[Thing]:
+        return [one for one in self.double.groups.values() if f"coffer-stack={stack} " in one["name"]]
+
+    def stop_server(self, server: str) -> None:
+        self.double.stop_server(server)
+
+    def clear(self, stack: str) -> None:
+        """It goes with the test."""
+
+
+@dataclass
+class RealGround:
+    file: str
     cloud: str
     admin: Any
+    flavors: tuple[str, ...] = tuple(os.environ.get("COFFER_TEST_FLAVORS", "lab.tiny,lab.small,lab.medium").split(","))
+    image: str = os.environ.get("COFFER_TEST_IMAGE", "debian-lab")
+    public_network: str = os.environ.get("COFFER_TEST_PUBLIC_NETWORK", "public")
+    patience: float = 10.0
     run: str = field(default_factory=lambda: f"t-{uuid.uuid4().hex[:8]}")
     service_project: str = ""
     router: Any = None
-    public: Any = None
-    networks: dict[str, Any] = field(default_factory=dict)
+    made_networks: dict[str, str] = field(default_factory=dict)
+    made_flavors: list[str] = field(default_factory=list)
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
     @classmethod
-    def connect(cls) -> Ground:
+    def connect(cls) -> RealGround:
         from openstack.config import OpenStackConfig
         from openstack.connection import Connection
 
@@ -61,78 +201,85 @@ class Ground:
 
     def prepare(self) -> None:
         network = self.admin.network
-        self.public = network.find_network(PUBLIC_NETWORK, ignore_missing=False)
+        public = network.find_network(self.public_network, ignore_missing=False)
         self.router = network.create_router(
-            name=self.run, project_id=self.service_project, external_gateway_info={"network_id": self.public.id},
+            name=self.run, project_id=self.service_project, external_gateway_info={"network_id": public.id},
         )
         self.network("management", project=self.service_project, routed=False)
 
-    def network(self, name: str, *, project: str, routed: bool = True, bits: int = 24) -> Any:
-        """Made once for each name, with one subnet."""
-        if name not in self.networks:
+    def network(self, name: str, *, project: str, routed: bool = True, bits: int = 24) -> str:
+        if name not in self.made_networks:
             network = self.admin.network
             made = network.create_network(name=f"{self.run}-{name}"[:250], project_id=project)
-            self.networks[name] = made
+            self.made_networks[name] = made.id
             cidr = f"10.100.{next(self._numbers)}.0/{bits}"
             subnet = network.create_subnet(
                 name=made.name, network_id=made.id, ip_version=4, cidr=cidr, project_id=project,
             )
             if routed:
                 network.add_interface_to_router(self.router, subnet_id=subnet.id)
-        return self.networks[name]
+        return self.made_networks[name]
 
     def subnet(self, network: str) -> str:
         found: str = next(iter(self.admin.network.subnets(network_id=network))).id
         return found
 
-    def settings(self, stack: str, **changed: Any) -> OpenStackSettings:
-        given: dict[str, Any] = {
-            "image": IMAGE, "management_networks": (f"{self.run}-management",), "public_network": PUBLIC_NETWORK,
-            "clouds_file": self.file, "cloud": self.cloud, "stack": stack, "registry": "192.0.2.10:5000",
-            "poll_seconds": 0.5, **changed,
-        }
-        return OpenStackSettings(**given)
-
     def door(self, stack: str, **changed: Any) -> OpenStackCloud:
-        return OpenStackCloud(self.settings(stack, **changed))
+        given: dict[str, Any] = {
+            "image": self.image, "management_networks": (f"{self.run}-management",),
+            "public_network": self.public_network, "clouds_file": self.file, "cloud": self.cloud, "stack": stack,
+            "registry": "192.0.2.10:5000", "poll_seconds": 0.5, **changed,
+        }
+        return OpenStackCloud(OpenStackSettings(**given))
+
+    def add_flavor(self, name: str) -> None:
+        self.made_flavors.append(self.admin.compute.create_flavor(name=name, vcpus=900, ram=9_000_000, disk=4).id)
+
+    def bases(self) -> dict[str, str]:
+        admin = self.admin
+        identity = admin.config.auth["auth_url"].rstrip("/").removesuffix("/v3")
+        volumes = admin.block_storage.get_endpoint().rstrip("/").rpartition("/")[0]
+        return {
+            "identity": identity,
+            "compute": admin.compute.get_endpoint(),
+            "network": admin.network.get_endpoint(),
+            "block_storage": f"{volumes}/{self.service_project}",
+            "image": admin.image.get_endpoint(),
+        }
 
     # --- as an administrator sees it ---
 
-    def servers(self, stack: str) -> list[Any]:
+    def servers(self, stack: str) -> list[Thing]:
         found = self.admin.compute.servers(all_projects=True, project_id=self.service_project)
         return [one for one in found if one.metadata.get("coffer_stack") == stack]
 
-    def volumes(self, stack: str) -> list[Any]:
+    def volumes(self, stack: str) -> list[Thing]:
         found = self.admin.block_storage.volumes(all_projects=True, project_id=self.service_project)
         return [one for one in found if one.metadata.get("coffer_stack") == stack]
 
-    def neutron(self, kind: str, stack: str) -> list[Any]:
-        """`kind`: ports, ips, security_groups."""
+    def neutron(self, kind: str, stack: str) -> list[Thing]:
         marks = f"coffer-stack={stack} "
-        return [one for one in getattr(self.admin.network, kind)() if (one.description or "").startswith(marks)]
+        found = getattr(self.admin.network, {"floatingips": "ips"}.get(kind, kind))()
+        return [one for one in found if (one.description or "").startswith(marks)]
 
-    def groups(self, stack: str) -> list[Any]:
+    def rules(self, group: str) -> list[Thing]:
+        found = self.admin.network.get(f"/security-group-rules?security_group_id={group}&direction=ingress").json()
+        rules: list[Thing] = found["security_group_rules"]
+        return rules
+
+    def groups(self, stack: str) -> list[Thing]:
         found = self.admin.compute.get("/os-server-groups?all_projects=true", microversion="2.71").json()
         return [one for one in found["server_groups"] if f"coffer-stack={stack} " in one["name"]]
-
-    def left_over(self, stack: str) -> list[str]:
-        return [
-            *(f"server {one.id}" for one in self.servers(stack)),
-            *(f"volume {one.id} {one.status}" for one in self.volumes(stack)),
-            *(f"{kind} {one.id}" for kind in ("ports", "ips", "security_groups") for one in self.neutron(kind, stack)),
-            *(f"group {one['id']}" for one in self.groups(stack)),
-        ]
 
     def stop_server(self, server: str) -> None:
         self.admin.compute.stop_server(server)
         self.until(lambda: self.admin.compute.get_server(server).status == "SHUTOFF", "the server stops")
 
     def clear(self, stack: str) -> None:
-        """After a test that failed: take away what it left."""
         for server in self.servers(stack):
-            self.admin.compute.delete_server(server.id, force=True)
+            self.admin.compute.delete_server(server.id)
         self.until(lambda: not self.servers(stack), "the servers go")
-        for one in self.neutron("ips", stack):
+        for one in self.neutron("floatingips", stack):
             self.admin.network.delete_ip(one.id)
         for one in self.neutron("ports", stack):
             self.admin.network.delete_port(one.id)
@@ -147,9 +294,11 @@ class Ground:
         network = self.admin.network
         for port in list(network.ports(device_id=self.router.id, device_owner="network:router_interface")):
             network.remove_interface_from_router(self.router, port_id=port.id)
-        for made in self.networks.values():
-            network.delete_network(made.id)
+        for made in self.made_networks.values():
+            network.delete_network(made)
         network.delete_router(self.router.id)
+        for flavor in self.made_flavors:
+            self.admin.compute.delete_flavor(flavor)
         self.admin.close()
 
     @staticmethod

@@ -110,8 +110,7 @@ class Access:
                 "name": access_name(tags.instance), "description": self._marks.description(tags, Kind.ACCESS),
             }},
         )
-        made: Thing = answer.body["security_group"]
-        return made
+        return answer.one("security_group")
 
     async def _add(self, group: str, missing: Iterable[Rule]) -> None:
         body = [
@@ -174,6 +173,7 @@ def _read(thing: Thing) -> Rule | None:
 
 def _network(text: str) -> str:
     try:
-        return str(ip_network(text, strict=False))
+        # no name of an interface, which means nothing to others
+        return str(ip_network(text.replace("%", "/"), strict=False))
     except ValueError:
         raise CloudRefused("bad_cidr", f"not a range of addresses: {text[:64]}") from None

@@ -12,8 +12,10 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+import warnings
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +32,8 @@ T = TypeVar("T")
 PAUSE = 5.0
 """Seconds without another attempt after Keystone did not take our own password: accounts are locked after some."""
 _TEXT_LENGTH = 300
+_MAKING = threading.Lock()
+"""Held while connections and adapters are made: not by every thread at once, and without the SDK's warnings."""
 
 
 class Service(StrEnum):
@@ -54,6 +58,19 @@ class Answer:
     status: int
     body: Mapping[str, Any] = field(default_factory=dict)
 
+    def one(self, key: str) -> Thing:
+        """What is under `key`. CloudBusy if it is not what such an answer holds, as when a proxy has answered."""
+        found = self.body.get(key)
+        if not isinstance(found, Mapping):
+            raise CloudBusy(f"OpenStack: an answer without its {key}")
+        return found
+
+    def many(self, key: str) -> list[Thing]:
+        found = self.body.get(key)
+        if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
+            raise CloudBusy(f"OpenStack: an answer without its {key}")
+        return found
+
     @property
     def text(self) -> str:
         """What the service says is wrong."""
@@ -72,7 +89,6 @@ class Calls:
     def __init__(self, settings: OpenStackSettings) -> None:
         self._settings = settings
         self._pool = ThreadPoolExecutor(settings.threads, "openstack")
-        self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._adapters: dict[Service, Any] = {}
         self._paused_until = 0.0
@@ -119,8 +135,7 @@ class Calls:
         answer = await self.ask(what, service, "GET", path, expected=(404,))
         if answer.status == 404:
             return None
-        found: Thing = answer.body[key] if key else answer.body
-        return found
+        return answer.one(key) if key else answer.body
 
     async def listing(
         self, what: str, service: Service, path: str, key: str, query: Mapping[str, Any] | None = None,
@@ -136,7 +151,7 @@ class Calls:
             answer = await self.ask(
                 what, service, "GET", path, query={**query, **({"marker": marker} if marker else {})},
             )
-            yield answer.body[key]
+            yield answer.many(key)
             # only the marker of the link: its host is what the service believes itself to be called
             following = _next_marker(answer.body, key)
             if following is None or following == marker:
@@ -154,13 +169,16 @@ class Calls:
         headers: Mapping[str, str] | None,
     ) -> Answer:
         """In a thread. Anything but an answer is an exception of the SDK's or of requests'."""
+        from keystoneauth1.adapter import Adapter  # noqa: PLC0415 - see `_connected`
+
         adapter = self._adapter(service)
         more: dict[str, Any] = {} if body is None else {"json": body}
         if version or VERSIONS.get(service):
             more["microversion"] = version or VERSIONS[service]
-        response = adapter.request(
-            path, method, params=query, headers={"Accept": "application/json", **(headers or {})}, raise_exc=False,
-            redirect=False, log=False, connect_retries=0, status_code_retries=0,
+        # not the SDK's own method, which counts and caches around this one
+        response = Adapter.request(
+            adapter, path, method, params=query, headers={"Accept": "application/json", **(headers or {})},
+            raise_exc=False, redirect=False, log=False, connect_retries=0, status_code_retries=0,
             timeout=self._settings.call_seconds, **more,
         )
         try:
@@ -195,11 +213,11 @@ class Calls:
         return str(self._connected().session.get_project_id() or "")
 
     def _adapter(self, service: Service) -> Any:
-        """The SDK asks for a service's versions when its adapter is made: once, not by every thread at once."""
+        """The SDK asks for a service's versions when its adapter is made."""
         found = self._adapters.get(service)
         if found is None:
             connection = self._connected()
-            with self._lock:
+            with _quiet():
                 found = self._adapters.get(service) or getattr(connection, service.value)
                 self._adapters[service] = found
         return found
@@ -211,7 +229,7 @@ class Calls:
         from openstack.connection import Connection  # noqa: PLC0415
         from openstack.exceptions import ConfigException  # noqa: PLC0415
 
-        with self._lock:
+        with _quiet():
             if self._connection is None:
                 chosen = self._settings
                 files = {"config_files": [chosen.clouds_file]} if chosen.clouds_file else {}
@@ -226,6 +244,13 @@ class Calls:
                     raise CloudBusy(f"no cloud to connect to: {error}") from None
                 self._connection = Connection(config=region)
             return self._connection
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with _MAKING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the SDK's own, of what it gives to itself
+        yield
 
 
 def error_of(what: str, answer: Answer) -> CofferError:

@@ -9,6 +9,7 @@ from coffer_provisioner.cloud.interface import CloudRefused, MachineSpec, Tags
 from coffer_provisioner.cloud.openstack_calls import Calls, Service
 from coffer_provisioner.cloud.openstack_labels import Marks, Thing, ranked
 
+_PAGE = 500
 _POLICIES = ("affinity", "anti-affinity", "soft-affinity", "soft-anti-affinity")
 
 
@@ -34,10 +35,13 @@ class Groups:
                 }},
             )
             found = await self._of(owner)
-        for superfluous in found[1:]:
-            if not superfluous["members"]:
-                await self._delete(superfluous["id"])
+        await self._keep_first(found)
         return str(found[0]["id"]) if found else None
+
+    async def tidy(self, spec: MachineSpec) -> None:
+        """When its machine is there: of groups that were made at once, the one with machines in it stays."""
+        if spec.locality is not None:
+            await self._keep_first(await self._of(spec.locality_of or spec.tags.instance))
 
     async def drop_unused(self, instance: str, of_machine: set[str]) -> None:
         """The instance's own, and those that its machine was in, unless another machine is in them."""
@@ -54,7 +58,7 @@ class Groups:
                 "listing server groups", Service.COMPUTE, "GET", "/os-server-groups",
                 query={"limit": _PAGE, "offset": len(found)},
             )
-            page = answer.body["server_groups"]
+            page = answer.many("server_groups")
             found += page
             if len(page) < _PAGE:
                 return self._marks.mine(found)
@@ -67,6 +71,11 @@ class Groups:
         if found is not None and self._marks.of(found) is not None and not found["members"]:
             await self._delete(identity)
 
+    async def _keep_first(self, found: list[Thing]) -> None:
+        for superfluous in found[1:]:
+            if not superfluous["members"]:
+                await self._delete(superfluous["id"])
+
     async def _of(self, owner: str) -> list[Thing]:
         return ranked(self._marks.mine(await self.all(), owner), lambda group: bool(group["members"]))
 
@@ -74,6 +83,3 @@ class Groups:
         await self._calls.ask(
             "deleting a server group", Service.COMPUTE, "DELETE", f"/os-server-groups/{identity}", expected=(404,),
         )
-
-
-_PAGE = 500

@@ -149,12 +149,11 @@ class Marks:
 
     def server_filter(self, instance: str | None = None) -> str:
         """The value of the query `tags` of a listing of servers, which must have all of them."""
-        return ",".join([self._stack_tag, *([f"trove_instance_id_{word(instance)}"] if instance else [])])
+        return ",".join([self._stack_tag, *([] if instance is None else [f"trove_instance_id_{word(instance)}"])])
 
     def volume_filter(self, instance: str | None = None) -> str:
         """The value of the query `metadata` of a listing of volumes."""
-        wanted = {"coffer_stack": self.stack} | ({"coffer_instance": word(instance)} if instance else {})
-        return repr(wanted)
+        return repr({"coffer_stack": self.stack} | ({} if instance is None else {"coffer_instance": word(instance)}))
 
     # --- Neutron ---
 
@@ -168,7 +167,7 @@ class Marks:
         ]
 
     def network_filter(self, instance: str | None = None) -> str:
-        return ",".join([self._stack_tag, *([f"coffer-instance={word(instance)}"] if instance else [])])
+        return ",".join([self._stack_tag, *([] if instance is None else [f"coffer-instance={word(instance)}"])])
 
     def mac(self, instance: str, network: str) -> str:
         """The hardware address of the instance's port on a network, always the same: Neutron lets a network have an

@@ -39,10 +39,9 @@ class Machines:
     async def ensure(self, spec: MachineSpec) -> Machine:
         server = await self.of(spec.tags.instance)
         if server is None:
-            server = await self._make(spec)
-        elif task(server) == "":
-            server = await self._start(server)
-        return summary(server)
+            return summary(await self._make(spec))
+        await self._groups.tidy(spec)
+        return summary(await self._start(server) if task(server) == "" else server)
 
     async def find(self, instance: str) -> Machine | None:
         server = await self.of(instance)
@@ -168,7 +167,7 @@ class Machines:
         )
         if answer.status >= 300:
             return await self._made_by_another(spec, what, answer)
-        made = await self.look(answer.body["server"]["id"])
+        made = await self.look(answer.one("server")["id"])
         if made is None:
             raise CloudBusy("the machine is being made")
         return made
@@ -228,7 +227,7 @@ class Machines:
             "asking what was done with a machine", Service.COMPUTE, "GET",
             f"/servers/{server['id']}/os-instance-actions",
         )
-        return [one["action"] for one in answer.body["instanceActions"][:1]] != ["stop"]
+        return [one["action"] for one in answer.many("instanceActions")[:1]] != ["stop"]
 
     async def _until(self, identity: str, done: Callable[[Thing], bool]) -> Thing:
         """The server then, or after stop_seconds."""
@@ -278,7 +277,7 @@ def refusal(what: str, answer: Answer) -> Exception:
     if "no valid host" in text or "not enough" in text:
         return CloudRefused("no_capacity", "the cloud has no room for a machine of this size")
     if answer.status == 400:
-        for word_, code in (("availability zone", "no_zone"), ("image", "no_image"), ("flavor", "no_flavor")):
+        for word_, code in (("availability zone", "no_zone"), ("flavor", "no_flavor"), ("image", "no_image")):
             if word_ in text:
                 return CloudRefused(code, f"Nova makes no such machine: {answer.text}")
     return error_of(what, answer)

@@ -110,8 +110,7 @@ class Ports:
             "making a port", Service.NETWORK, "POST", "/ports", body={"port": wanted}, expected=(400, 404, 409),
         )
         if answer.status < 300:
-            made: Thing = answer.body["port"]
-            return made
+            return answer.one("port")
         match answer.type:
             case "OverQuota":
                 raise CloudRefused("quota", f"a quota of the cloud does not allow another port: {answer.text}")

@@ -83,8 +83,7 @@ class PublicAddresses:
             expected=(400, 404, 409),
         )
         if answer.status < 300:
-            made: Thing = answer.body["floatingip"]
-            return made
+            return answer.one("floatingip")
         match answer.type:
             case "OverQuota":
                 raise CloudRefused("quota", f"a quota of the project does not allow another one: {answer.text}")

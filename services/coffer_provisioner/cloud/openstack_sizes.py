@@ -35,9 +35,8 @@ class Sizes:
             return summary(server)
         if server["status"] == UNCONFIRMED:
             # of an earlier operation: nobody goes back to what was before that
-            await self._machines.act(server, {"confirmResize": None})
-            return await self._as_building(server)
-        if server["status"] not in _AT_REST or task(server):
+            return await self._end(server, "confirmResize")
+        if not _at_rest(server):
             return summary(server)
         return await self._ask_once(tags, server, flavor)
 
@@ -45,16 +44,13 @@ class Sizes:
         server = await self._machines.needed(instance)
         if server["status"] != UNCONFIRMED or task(server):
             return summary(server)
-        await self._machines.act(server, {"confirmResize": None})
-        return await self._as_building(server)
+        return await self._end(server, "confirmResize")
 
     async def revert(self, tags: Tags, size: Size) -> Machine:
         server = await self._machines.needed(tags.instance)
         flavor = await self._templates.flavor(size.flavor)
         if server["status"] == UNCONFIRMED and flavor_name(server) != flavor["name"]:
-            if task(server) == "":
-                await self._machines.act(server, {"revertResize": None})
-            return await self._as_building(server)
+            return summary(server) if task(server) else await self._end(server, "revertResize")
         return await self.resize(tags, size)
 
     async def rebuild(self, spec: MachineSpec) -> Machine:
@@ -83,10 +79,19 @@ class Sizes:
             raise refusal("rebuilding a machine", answer)
         return await self._as_building(server)
 
+    async def _end(self, server: Thing, action: str) -> Machine:
+        """400: somebody else has asked for it already, or the cloud itself."""
+        await self._machines.act(server, {action: None}, expected=(400,))
+        return await self._as_building(server)
+
     async def _ask_once(self, tags: Tags, server: Thing, flavor: Thing) -> Machine:
         asked = f"{word(tags.operation)} {flavor['id']}"
         actions = await self._actions(server)
         last = actions[0]["request_id"] if actions else _NONE
+        # looked at again after them: an action that is listed and has left the server at rest has ended
+        server = await self._machines.needed(tags.instance)
+        if not _at_rest(server) or flavor_name(server) == flavor["name"]:
+            return summary(server)
         noted = str(server["metadata"].get(RESIZED, ""))
         if noted.rpartition(" ")[0] != asked:
             await self._calls.ask(
@@ -110,7 +115,7 @@ class Sizes:
             "asking what was done with a machine", Service.COMPUTE, "GET",
             f"/servers/{server['id']}/os-instance-actions",
         )
-        return [one for one in answer.body["instanceActions"] if one["action"] == "resize"]
+        return [one for one in answer.many("instanceActions") if one["action"] == "resize"]
 
     async def _failure(self, server: Thing, action: Thing) -> Exception:
         """Why Nova gave up; its events say more to administrators."""
@@ -128,3 +133,7 @@ class Sizes:
         """What the server says now, which may be a moment behind what Nova has just accepted."""
         now = await self._machines.look(server["id"]) or server
         return summary(now)
+
+
+def _at_rest(server: Thing) -> bool:
+    return server["status"] in _AT_REST and task(server) == ""

@@ -41,6 +41,6 @@ class Templates:
             "looking for the guest image", Service.IMAGES, "GET", "/images",
             query={"name": wanted, "status": "active", "sort": "created_at:desc", "limit": 1},
         )
-        for one in answer.body["images"]:
+        for one in answer.many("images"):
             return str(one["id"])
         raise CloudRefused("no_image", f"the image service has no image {wanted[:64]} (setting image)")

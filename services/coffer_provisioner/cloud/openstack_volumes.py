@@ -127,8 +127,7 @@ class Volumes:
         )
         if answer.status >= 300:
             raise _refusal(what, answer, volume_type)
-        made: Thing = answer.body["volume"]
-        return made
+        return answer.one("volume")
 
     async def _delete(self, identity: str, *, force: bool = False) -> bool:
         """Whether Cinder begins with it; one that is being made it will not delete yet."""

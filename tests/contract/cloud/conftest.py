@@ -1,5 +1,5 @@
-"""The clouds that the contract suite runs against: the fake one, a real Docker Engine, and an OpenStack where the
-environment names one (see support.openstack_ground)."""
+"""The clouds that the contract suite runs against: the fake one, a real Docker Engine, the double of an OpenStack, and
+a real one if the environment names it (see support.openstack_ground)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
@@ -16,7 +17,20 @@ import pytest
 from coffer_provisioner.cloud.docker import DockerCloud, DockerSettings
 from coffer_provisioner.cloud.docker_networks import uuid_of
 from coffer_provisioner.cloud.fake import FakeCloud, World
-from coffer_provisioner.cloud.interface import Cloud, Machine, MachineSpec, MachineState, Port, Size, Tags, Volume
+from coffer_provisioner.cloud.interface import (
+    Cloud,
+    CloudBusy,
+    Machine,
+    MachineSpec,
+    MachineState,
+    Port,
+    Size,
+    Tags,
+    Volume,
+)
+from coffer_provisioner.cloud.openstack import OpenStackCloud
+from support import openstack_ground
+from support.openstack_ground import DoubleGround, Ground, RealGround, left_over
 
 T = TypeVar("T")
 SMALL = Size("1", 256, 0.5)
@@ -30,8 +44,10 @@ LET_GO = (
 class Site(Protocol):
     """A cloud as the suite sees it: doors to it, and what happens to it from outside."""
 
-    sizes: tuple[Size, Size, Size]
-    """Each larger than the one before."""
+    @property
+    def sizes(self) -> tuple[Size, Size, Size]:
+        """Each larger than the one before."""
+        ...
 
     def door(self, stack: int = 0) -> Cloud:
         """A provisioner's own connection to the cloud; every call gives another one."""
@@ -154,7 +170,11 @@ class OpenStackSite:
     ground: Ground
     run: str = field(default_factory=lambda: f"c-{uuid.uuid4().hex[:8]}")
     doors: list[OpenStackCloud] = field(default_factory=list)
-    sizes: tuple[Size, Size, Size] = (Size(FLAVORS[0], 0, 0), Size(FLAVORS[1], 0, 0), Size(FLAVORS[2], 0, 0))
+
+    @property
+    def sizes(self) -> tuple[Size, Size, Size]:
+        small, medium, large = self.ground.flavors
+        return Size(small, 0, 0), Size(medium, 0, 0), Size(large, 0, 0)
 
     def stack(self, number: int = 0) -> str:
         return f"{self.run}-{number}"
@@ -165,25 +185,25 @@ class OpenStackSite:
         return door
 
     def home(self, project: str) -> str | None:
-        made: str = self.ground.network(f"home-{project}", project=project).id
-        return made
+        return self.ground.network(f"home-{project}", project=project)
 
     def subnet_of(self, network: str) -> str:
         return self.ground.subnet(network)
 
     def add_network(self, project: str) -> str:
-        made: str = self.ground.network(f"own-{project}", project=project).id
-        return made
+        return self.ground.network(f"own-{project}", project=project)
 
     async def stop_machine(self, instance: str) -> None:
         for server in self.ground.servers(self.stack()):
-            if server.metadata["coffer_instance"] == instance:
-                await asyncio.to_thread(self.ground.stop_server, server.id)
+            if server["metadata"]["coffer_instance"] == instance:
+                await asyncio.to_thread(self.ground.stop_server, server["id"])
 
     def left_over(self) -> list[str]:
-        return self.ground.left_over(self.stack())
+        return left_over(self.ground, self.stack())
 
-    def remove_all(self) -> None:
+    async def close(self) -> None:
+        for door in self.doors:
+            await door.close()
         for stack in (0, 1):
             self.ground.clear(self.stack(stack))
 
@@ -218,26 +238,35 @@ async def docker_site(docker_network: DockerSite) -> AsyncIterator[DockerSite]:
 
 
 @pytest.fixture(scope="session")
-def ground() -> Iterator[Ground]:
-    made = Ground.connect()
+def real_ground() -> Iterator[RealGround]:
+    made = RealGround.connect()
     yield made
     made.close()
 
 
 @pytest.fixture
-async def openstack_site(ground: Ground) -> AsyncIterator[OpenStackSite]:
+async def openstack_double_site(tmp_path: Path) -> AsyncIterator[OpenStackSite]:
+    ground = await DoubleGround.start(tmp_path)
     made = OpenStackSite(ground)
     yield made
-    for door in made.doors:
-        await door.close()
-    made.remove_all()
+    await made.close()
+    await ground.double.stop()
 
 
+@pytest.fixture
+async def openstack_site(real_ground: RealGround) -> AsyncIterator[OpenStackSite]:
+    made = OpenStackSite(real_ground)
+    yield made
+    await made.close()
+
+
+OPENSTACK_MARKS = (pytest.mark.timeout(900), pytest.mark.filterwarnings(openstack_ground.QUIET))
 SITES = [
     "fake",
     pytest.param("docker", marks=pytest.mark.docker),
-    # a site of its own choice: who names no cloud has not asked for these tests, so none is skipped
-    *([pytest.param("openstack", marks=pytest.mark.timeout(900))] if openstack_ground.configured() else []),
+    "openstack_double",
+    # who names no cloud has not asked for its tests, so none is skipped
+    *([pytest.param("openstack", marks=OPENSTACK_MARKS)] if openstack_ground.configured() else []),
 ]
 
 
@@ -295,7 +324,7 @@ class Wanted:
 
     def spec(self, port: Port, volume: Volume, **changed: object) -> MachineSpec:
         wanted: dict[str, object] = {
-            "tags": self.tags, "name": "my db", "size": Size("small", 256, 0.5), "port": port, "volume": volume,
+            "tags": self.tags, "name": "my db", "size": self.size, "port": port, "volume": volume,
             "user_data": b'{"secret": "once only"}', **changed,
         }
         return MachineSpec(**wanted)  # type: ignore[arg-type]
