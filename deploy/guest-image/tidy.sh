@@ -4,7 +4,7 @@ set -eu
 
 # --- units -------------------------------------------------------------------------------------------------------------
 /opt/coffer/bin/python -m coffer_guest.boot_rules >/usr/lib/coffer/boot.nft
-chmod 755 /usr/lib/coffer/grow-root
+chmod 755 /usr/lib/coffer/grow-root /usr/lib/coffer/stop-leftovers
 systemctl enable -q systemd-networkd systemd-resolved systemd-timesyncd docker containerd \
     coffer-firewall coffer-machine-setup coffer-grow-root coffer-guest
 systemctl disable -q ssh cloud-init-hotplugd.socket
