@@ -139,7 +139,7 @@ class Glance:
         return self._checked(image.id, file), True
 
     def _checked(self, image_id: str, file: File) -> Image:
-        image = self._call("GET", f"/images/{image_id}", Image)
+        image: Image = self._call("GET", f"/images/{image_id}", Image)
         if image.status != "active":
             raise ImageError(f"image {image.id} is {image.status or 'in no state'}, although all of it was sent")
         if image.os_hash_algo == "sha512" and image.os_hash_value != file.sha512:
@@ -173,7 +173,10 @@ def _upload(arguments: argparse.Namespace) -> None:
     file = read(arguments.file)
     try:
         cloud = connect(cloud=arguments.cloud)
-        image, sent = Glance(cloud.image, cloud.session.get_project_id()).put(file)
+        project = cloud.session.get_project_id()
+        if not project:
+            raise ImageError("the user is signed in to no project")
+        image, sent = Glance(cloud.image, project).put(file)
     except (ClientException, SDKException) as error:
         raise ImageError(str(error)) from None
     what = "is uploaded as" if sent else "is there already:"
