@@ -150,7 +150,8 @@ def render(
         )
     own = [interface.address for interface in tenant]
     local = ("127.0.0.1", "::1", *own)
-    outward = [f'oifname "lo" {family} daddr {_set(to)} accept' for family, to in _by_family(local)]
+    outward = ["tcp dport 22 reject"] if site.ssh else []
+    outward += [f'oifname "lo" {family} daddr {_set(to)} accept' for family, to in _by_family(local)]
     outward += [f"{family} daddr {_set(to)} reject" for family, to in _by_family(sorted(hosts))]
     outward += [
         f"oifname {_set(names, quote=True)} {family} daddr {_set(to)} accept"
