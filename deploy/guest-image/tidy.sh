@@ -3,12 +3,13 @@
 set -eu
 
 # --- units -------------------------------------------------------------------------------------------------------------
-/opt/coffer/bin/coffer-machine-setup --boot-rules >/usr/lib/coffer/boot.nft
-chmod 755 /usr/lib/coffer/grow-root
+/opt/coffer/bin/python -m coffer_guest.boot_rules >/usr/lib/coffer/boot.nft
+chmod 755 /usr/lib/coffer/grow-root /usr/lib/coffer/stop-leftovers
 systemctl enable -q systemd-networkd systemd-resolved systemd-timesyncd docker containerd \
     coffer-firewall coffer-machine-setup coffer-grow-root coffer-guest
-systemctl disable -q ssh dhcpcd nftables 2>/dev/null || :
-systemctl disable -q nftables 2>/dev/null || :
+systemctl disable -q ssh cloud-init-hotplugd.socket
+mkdir -p /etc/systemd/system-generators
+ln -s /dev/null /etc/systemd/system-generators/systemd-ssh-generator
 
 # Nobody waits for a network: the agent tries until it gets through. Nobody logs in here: no account has a password.
 # The rest looks after what a machine that is never upgraded in place does not have, and costs time at every boot.

@@ -1,10 +1,10 @@
 """Who may talk to the engine, and whom the engine may talk to: one nftables table of the machine's own.
 
 The engine's uid reaches the loopback address, its own addresses, and its tenants' subnets; nothing of the management
-network, of the cloud's metadata service (where nobody but root reaches it), of Docker's DNS, or of the host behind the tenant network's gateway. From
+network, of the cloud's metadata service, of Docker's DNS, or of the host behind the tenant network's gateway. From
 the management network nothing comes in but answers. From the tenant network only the engine's port is open, to the
 allowed CIDRs and to that network's gateway, behind which the host's own forwarder stands. Who is allowed no more is
-cut off in the middle of a connection.
+cut off in the middle of a connection. The metadata service, which has the user data, is for root alone.
 
 A backup runs under the engine's uid, since that is who the engine's socket lets in, and under a group of its own. While
 it runs, that group reaches Docker's DNS and the object store's port, and nothing of what the engine reaches.
@@ -28,6 +28,7 @@ from typing import TypeAlias
 import msgspec
 
 from coffer_guest.programs import run
+from coffer_guest.users import ENGINE_UID
 from coffer_shared import log
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Failure
@@ -36,7 +37,6 @@ _log = log.get(__name__)
 
 STORAGE_GID = 998
 """The group of what may reach the object store. No engine's process has it or can take it."""
-ENGINE_UID = 999
 _NAMES = "ip daddr {resolver} meta l4proto {{ tcp, udp }} ct original proto-dst 53 accept"
 """Rules of Docker's lead port 53 of its DNS to another one before these see it."""
 
@@ -150,7 +150,8 @@ def render(
         )
     own = [interface.address for interface in tenant]
     local = ("127.0.0.1", "::1", *own)
-    outward = [f'oifname "lo" {family} daddr {_set(to)} accept' for family, to in _by_family(local)]
+    outward = ["tcp dport 22 reject"] if site.ssh else []
+    outward += [f'oifname "lo" {family} daddr {_set(to)} accept' for family, to in _by_family(local)]
     outward += [f"{family} daddr {_set(to)} reject" for family, to in _by_family(sorted(hosts))]
     outward += [
         f"oifname {_set(names, quote=True)} {family} daddr {_set(to)} accept"
@@ -193,7 +194,8 @@ def _storage(port: int, near: Sequence[str], resolver: str) -> list[str]:
         return []
     never = ("127.0.0.0/8", "169.254.0.0/16", "::1", "fe80::/10", *near)
     refused = [f"{family} daddr {_set(to)} reject" for family, to in _by_family(sorted(never))]
-    return ["ct state established,related accept", _NAMES.format(resolver=resolver), *refused, f"tcp dport {port} accept"]
+    names = _NAMES.format(resolver=resolver)
+    return ["ct state established,related accept", names, *refused, f"tcp dport {port} accept"]
 
 
 _TABLE = """\

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from coffer_guest.firewall import ENGINE_UID, Rules, Site, render
+from coffer_guest.users import ENGINE_UID
 from coffer_shared import machine_file
 from coffer_shared.machine_file import MachineFile
 
@@ -72,20 +72,12 @@ SuppressPrefixLength=0
 
 
 def main() -> None:
-    if sys.argv[1:] == ["--boot-rules"]:
-        sys.stdout.write(boot_rules())
-        return
     try:
         machine = machine_file.decode_machine_file(Path(machine_file.PATH).read_bytes())
         apply(machine, Path("/"), _run)
     except (ValueError, OSError, subprocess.SubprocessError) as error:
         sys.stderr.write(f"coffer-machine-setup: {error}\n")
         raise SystemExit(1) from None
-
-
-def boot_rules() -> str:
-    """The firewall until the agent runs: nothing comes in from anywhere."""
-    return render(Rules(), [], [], Site(leases=True))
 
 
 def apply(machine: MachineFile, root: Path, run: Callable[..., object]) -> None:
@@ -106,7 +98,7 @@ def apply(machine: MachineFile, root: Path, run: Callable[..., object]) -> None:
 
 
 def networks(machine: MachineFile) -> dict[str, str]:
-    """systemd-networkd's units by their names, which come before the one for any port."""
+    """systemd-networkd's units by their names. No other port is used, and none before this is known."""
     units = {
         f"{10 + n}-coffer-management.network": _PORT.format(
             mac=mac, v4=f"RouteMetric={100 + n}", v6="", ra=f"RouteMetric={100 + n}"

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import msgspec
 
-from coffer_manage import foundation, keystone, master_key, object_store, offers, operating, parameters, projects
+from coffer_manage import (
+    foundation,
+    images,
+    keystone,
+    master_key,
+    object_store,
+    offers,
+    operating,
+    parameters,
+    projects,
+)
 from coffer_shared.errors import CofferError, Unavailable
 from coffer_shared.settings import BadSettings
 
@@ -72,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     offers.declare(commands)
     parameters.declare(commands)
     projects.declare(commands)
+    images.declare(commands)
     operating.add_commands(commands)
     return parser
 

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 
-from coffer_guest.firewall import Firewall, Rules
+from coffer_guest.firewall import Firewall, Rules, Site
 
 TENANT, MANAGEMENT = "10.9.0.5", "10.8.0.2"
 PORT = 5432
@@ -25,6 +25,7 @@ def networks() -> None:
         for address in others:
             sh(f"ip -n {space} addr add {address} dev {letter}1")
         sh(f"ip -n {space} link set {letter}1 up")
+    sh(f"ip -n tenant route add default via {TENANT}")
     sh("ip addr add 169.254.169.254/32 dev lo; ip addr add 127.0.0.11/8 dev lo || true; ip link set lo up")
 
 
@@ -103,6 +104,21 @@ def reach(target: str, port: int, *prefix: str, source: str = "-") -> bool:
     return done.stdout.strip() == "yes"
 
 
+async def virtual_machine(seen: dict[str, object], tenant: tuple[str, ...], management: tuple[str, ...]) -> None:
+    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    rules = Rules((TENANT,), PORT, ("10.9.0.77/32",), gateway="10.9.0.9")
+    await Firewall(Site(gateway_forwards=False)).apply(rules)
+    seen["a router that is the gateway"] = reach(TENANT, PORT, *tenant, source="10.9.0.9")
+    seen["allowed where a router is the gateway"] = reach(TENANT, PORT, *tenant, source="10.9.0.77")
+    seen["metadata, who is not root"] = reach("169.254.169.254", 2222, *nobody)
+    seen["metadata, root"] = reach("169.254.169.254", 2222)
+    mac = sh("cat /sys/class/net/m0/address").strip()
+    await Firewall(Site(management_macs=(mac,), ssh=("10.8.0.0/24", "10.9.0.0/24"))).apply(Rules())
+    seen["ssh from management, opened"] = reach(MANAGEMENT, 22, *management)
+    seen["ssh from the tenant"] = reach(TENANT, 22, *tenant)
+    seen["ssh to the management address from the tenant"] = reach(MANAGEMENT, 22, *tenant)
+
+
 async def main() -> None:
     networks()
     tenant, management = ("ip", "netns", "exec", "tenant"), ("ip", "netns", "exec", "management")
@@ -113,6 +129,7 @@ async def main() -> None:
         serve(8080, *tenant),
         serve(8080, *management),
         serve(2222),
+        serve(22),
     ]
     firewall, seen = Firewall(), {}
     sh("nft add table ip nat; nft add chain ip nat kept")
@@ -141,6 +158,7 @@ async def main() -> None:
         await firewall.apply(Rules((TENANT,), PORT, ("10.9.0.77/32",), gateway="10.9.0.9"))
         seen["a gateway that was named"] = reach(TENANT, PORT, *tenant, source="10.9.0.9")
         seen["not the other one then"] = reach(TENANT, PORT, *tenant, source="10.9.0.1")
+        await virtual_machine(seen, tenant, management)
         servers[0].kill()
         servers[0].wait()
         servers[0] = serve(PORT, *engine, program=TALK)

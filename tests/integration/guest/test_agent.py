@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
 from aiohttp import web
 
 from coffer_shared import nkeys
@@ -66,6 +68,30 @@ async def test_the_user_data_are_destroyed_also_when_the_crash_came_just_before(
     await guest.start()
     await eventually(lambda: not path.exists())
     assert plane.enrolments == ["new"]
+
+
+async def test_cloud_inits_copies_are_destroyed_after_the_enrolment_and_at_every_start(
+    plane: ControlPlane, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scrubs: list[int] = []
+
+    async def scrub() -> None:
+        scrubs.append(len(plane.enrolments))
+        raise OSError("a dying disk")
+
+    monkeypatch.setattr("coffer_guest.agent.scrub_cloud_init", scrub)
+    guest.options = msgspec.structs.replace(guest.options, cloud_init=True)
+    plane.deaf.add("enrol")
+    await guest.start()
+    await eventually(lambda: plane.enrolments)
+    assert scrubs == []
+    plane.deaf.clear()
+    await eventually(lambda: plane.heartbeats)
+    assert len(scrubs) == 1
+    await guest.kill()
+    await guest.start()
+    await eventually(lambda: len(scrubs) == 2)
+    assert not guest.ended
 
 
 async def test_a_database_is_prepared_and_everything_is_reported(
