@@ -103,7 +103,7 @@ async def _sync(session: AsyncSession, given: argparse.Namespace) -> str:
     names = {row["name"]: id_ for id_, row in wanted.items()}
     for id_, row in there.items():
         if names.get(row["name"], id_) != id_:
-            await session.execute(_RENAME, {"id": id_, "name": f"{row['name']} ({id_})"})
+            await session.execute(_RENAME, {"id": id_, "name": f"{row['name']}-{id_}"})
     for id_, row in sorted(wanted.items(), key=lambda item: item[1]["name"]):
         if there.get(id_) == row:
             continue
