@@ -44,7 +44,7 @@ class Kept:
 
 class FakeOpenStack:
     """`faults` by service ("identity", "network", "compute", "object-store"): a status for every answer, or 0 for none.
-    `before` is awaited before each answer."""
+    `before` is awaited before each answer is made, `after` before it is sent."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -58,6 +58,7 @@ class FakeOpenStack:
         """Service, method, path."""
         self.faults: dict[str, int] = {}
         self.before: Callable[[web.Request], Awaitable[None]] | None = None
+        self.after: Callable[[web.Request], Awaitable[None]] | None = None
         self.service = self.person(project="service", roles=("service",))
         self._runner: web.AppRunner | None = None
 
@@ -120,7 +121,10 @@ class FakeOpenStack:
         person = self.tokens.get(request.headers.get("X-Auth-Token", ""))
         if person is None and "temp_url_sig" not in request.query:
             return web.Response(status=401)
-        return await answer(request, person)
+        made = await answer(request, person)
+        if self.after is not None:
+            await self.after(request)
+        return made
 
     def _service(self, path: str) -> tuple[str, Callable[..., Awaitable[web.StreamResponse]]]:
         for start, service, answer in (

@@ -220,6 +220,40 @@ async def test_replicas_that_open_the_same_container_at_once_agree(
         assert await keys_of(world, person.project, name) == carried(cloud, person.project, name)
 
 
+async def test_who_has_seen_keys_that_another_has_replaced_since_looks_again(
+    cloud: FakeOpenStack, choose_cloud: Callable[..., Any], world: World,
+):
+    """One sets keys and reads them back; before it stores them, the other, which saw no container, sets and stores its
+    own."""
+    person = cloud.person()
+    token, looks, steps = cloud.token(person), 0, [asyncio.Event() for _ in range(3)]
+
+    async def in_turn(request: web.Request) -> None:
+        nonlocal looks
+        if request.method != "HEAD":
+            return
+        looks += 1
+        # the second look lets the first go on, the look back lets the second go on, the other's end the look back
+        if looks in {2, 3}:
+            steps[looks - 2].set()
+        if looks <= 3:
+            await asyncio.wait_for(steps[looks - 1].wait(), 10)
+
+    one, other = await world.instance(person.project), await world.instance(person.project)
+    async with api_of(choose_cloud(cloud_timeout=20.0)) as first, api_of(choose_cloud(cloud_timeout=20.0)) as second:
+        cloud.after = in_turn
+        ahead = asyncio.create_task(Tenant(first, person, token).back_up(one))
+        while looks == 0:
+            await asyncio.sleep(0.01)
+        (await Tenant(second, person, token).back_up(other)).must(202)
+        assert not ahead.done()
+        steps[2].set()
+        (await ahead).must(202)
+    assert asked_store(cloud).count("PUT") == 2
+    assert looks == 5, "the one behind looked once more"
+    assert await keys_of(world, person.project) == carried(cloud, person.project)
+
+
 async def test_who_has_no_role_for_object_storage_is_told(
     cloud: FakeOpenStack, choose_cloud: Callable[..., Any], world: World, tmp_path: Path,
 ):
