@@ -73,11 +73,7 @@ class Keystone:
 
     async def endpoint(self, service: str, interface: str, region: str) -> str | None:
         """Where the catalogue of our own user says that it is, without a slash at the end; None: nowhere. Away."""
-        return await self._within(self._judges, lambda: self._own(
-            lambda: self._session.get_endpoint(
-                service_type=service, interface=interface, region_name=region, skip_discovery=True,
-            ),
-        ))
+        return await self._within(self._judges, lambda: self._endpoint(service, interface, region))
 
     async def identity(self) -> tuple[str, str]:
         """The ids of our own user's project, and of the user. Away."""
@@ -124,6 +120,20 @@ class Keystone:
             return msgspec.json.decode(answer.content, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise Refused("its answer is not one of Keystone's") from None
+
+    def _endpoint(self, service: str, interface: str, region: str) -> str | None:
+        from keystoneauth1.exceptions import CatalogException  # noqa: PLC0415 - see `sign_in`
+
+        def find() -> str | None:
+            try:
+                found: str | None = self._session.get_endpoint(
+                    service_type=service, interface=interface, region_name=region, skip_discovery=True,
+                )
+            except CatalogException:
+                return None
+            return found
+
+        return self._own(find)
 
     def _own(self, ask: Callable[[], str | None]) -> str | None:
         found = self._asking(ask)

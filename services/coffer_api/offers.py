@@ -78,7 +78,7 @@ async def show_version(call: Call) -> Response:
 
 @ROUTES.add(
     "GET", "/datastores/{datastore}/versions/{version}/flavors", rule="datastore:list_associated_flavors",
-    reply=documents.Flavors,
+    reply=documents.Flavors, errors=(501,),
 )
 async def list_flavors_of_version(call: Call) -> Response:
     """Every flavor, where the version is not tied to some of them."""
@@ -101,14 +101,14 @@ async def list_volume_types_of_version(call: Call) -> Response:
     return reply({"volume_types": found})
 
 
-@FLAVORS.add("GET", "/flavors", rule="flavor:index", reply=documents.Flavors)
+@FLAVORS.add("GET", "/flavors", rule="flavor:index", reply=documents.Flavors, errors=(501,))
 async def list_flavors(call: Call) -> Response:
     """Those that the caller may use."""
     rows, links = await tenant_networks.seen_flavors(call, await call.api.reads.fetch(_FLAVORS)), Links(call)
     return reply({"flavors": [views.flavor(links, row) for row in rows]})
 
 
-@FLAVORS.add("GET", "/flavors/{id}", rule="flavor:show", reply=documents.FlavorReply)
+@FLAVORS.add("GET", "/flavors/{id}", rule="flavor:show", reply=documents.FlavorReply, errors=(501,))
 async def show_flavor(call: Call) -> Response:
     row = await call.api.reads.one(_FLAVOR, call.part(1))
     if row is None or not await tenant_networks.sees_flavor(call, row["id"]):

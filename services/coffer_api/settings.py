@@ -110,8 +110,8 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
         tokens = self.auth_strategy == "keystone"
         if self.cloud == "openstack" and not tokens and not self.cloud_without_tokens:
             raise BadSettings(
-                "COFFER_CLOUD=openstack needs COFFER_AUTH_STRATEGY=keystone: only with a token is it known which networks "
-                "are a tenant's; COFFER_CLOUD_WITHOUT_TOKENS=true says that all may be used by all",
+                "COFFER_CLOUD=openstack needs COFFER_AUTH_STRATEGY=keystone: only with a token is it known which "
+                "networks are a tenant's; COFFER_CLOUD_WITHOUT_TOKENS=true says that all may be used by all",
             )
         if self.object_store == "tenant" and not tokens:
             raise BadSettings("COFFER_OBJECT_STORE=tenant needs COFFER_AUTH_STRATEGY=keystone")

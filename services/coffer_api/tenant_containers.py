@@ -52,7 +52,7 @@ async def ensure(call: Call, project: str, name: str, *, make: bool = True) -> N
     """It is there and open to the service, as far as is known; what is not known is looked at and seen to with the
     caller's token. Nothing is asked where it was seen open and has let the service in ever since.
 
-    Problem 404 if it is not there and not to be made, 401 where the caller has no right to the project's object store."""
+    Problem 404 if it is not there and not to be made, 401 where the caller has no right to the object store."""
     tenants = _tenants(call)
     if tenants is None:
         return
@@ -144,8 +144,8 @@ async def _ask(
         return answer
     if answer.status in {401, 403}:
         raise Problem(401, (
-            f"Swift account not accessible for tenant {call.project}: its object store takes a user with a role for it, "
-            "such as member or swiftoperator."
+            f"Swift account not accessible for tenant {call.project}: its object store takes a user with a role for "
+            "it, such as member or swiftoperator."
         ))
     if answer.status == 404:
         raise not_found(f"Swift is disabled for tenant {call.project}.")

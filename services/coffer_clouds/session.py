@@ -43,9 +43,14 @@ def sign_in(file: str, cloud: str, deadline: float, *, program: str, why: str) -
 
 
 def tls_of(session: Session) -> ssl.SSLContext | bool:
-    """How the session knows that it talks to the cloud, as aiohttp takes it: by the system's authorities (True), by those
-    in a file or directory, or not at all (False). OSError, ssl.SSLError."""
+    """How the session knows that it talks to the cloud, as aiohttp takes it: by the system's authorities (True), by
+    those in a file or directory, or not at all (False). BadSettings."""
     if not isinstance(session.verify, str):
         return bool(session.verify)
     found = Path(session.verify)
-    return ssl.create_default_context(cafile=None if found.is_dir() else found, capath=found if found.is_dir() else None)
+    try:
+        if found.is_dir():
+            return ssl.create_default_context(capath=found)
+        return ssl.create_default_context(cafile=found)
+    except OSError as error:
+        raise BadSettings(f"the authorities in {found} cannot be used: {error}") from None

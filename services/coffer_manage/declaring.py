@@ -36,7 +36,8 @@ def group(commands: Subparsers, name: str, what: str) -> Subparsers:
 
 
 def verb(
-    commands: Subparsers, name: str, work: Work, what: str, *, first: Callable[[argparse.Namespace], None] | None = None,
+    commands: Subparsers, name: str, work: Work, what: str, *,
+    first: Callable[[argparse.Namespace], None] | None = None,
 ) -> argparse.ArgumentParser:
     """`first`: what is asked elsewhere before the database is, and put into the arguments."""
 

@@ -30,7 +30,11 @@ _PUT = text("""
 """)
 
 
-class _Flavor(msgspec.Struct, rename={"ephemeral": "OS-FLV-EXT-DATA:ephemeral", "disabled": "OS-FLV-DISABLED:disabled"}):
+
+_NAMES = {"ephemeral": "OS-FLV-EXT-DATA:ephemeral", "disabled": "OS-FLV-DISABLED:disabled"}
+
+
+class _Flavor(msgspec.Struct, rename=_NAMES):
     id: str
     name: str
     ram: int
@@ -56,7 +60,7 @@ def declare(flavors: Subparsers) -> None:
         first=_fetch,
     )
     syncing.add_argument("--clouds", default="", help="path of a clouds.yaml; else where clients look")
-    syncing.add_argument("--cloud", default="", help="its user there; a private flavor is seen by an administrator only")
+    syncing.add_argument("--cloud", default="", help="its user there; administrators see private flavors too")
     syncing.add_argument("--region", default="")
     syncing.add_argument("--interface", choices=("public", "internal", "admin"), default="public")
 
@@ -93,14 +97,13 @@ async def _sync(session: AsyncSession, given: argparse.Namespace) -> str:
     await session.execute(_LOCK)
     there = {row["id"]: dict(row) for row in (await session.execute(_THERE)).mappings()}
     wanted = {flavor.id: flavor.row() for flavor in given.found}
-    told = []
-    for old in sorted(there.keys() - wanted.keys()):
-        told.append((old, there[old]["name"], await _drop(session, old)))
+    gone = sorted(there.keys() - wanted.keys())
+    told = [(old, there[old]["name"], await _drop(session, old)) for old in gone]
     # A name may have gone from one flavor to another: nobody keeps one that somebody else is to have.
     names = {row["name"]: id_ for id_, row in wanted.items()}
     for id_, row in there.items():
         if names.get(row["name"], id_) != id_:
-            await session.execute(_RENAME, {"id": id_, "name": f"{row['name']} ({id_})"})
+            await session.execute(_RENAME, {"id": id_, "name": f"{row['name']}-{id_}"})
     for id_, row in sorted(wanted.items(), key=lambda item: item[1]["name"]):
         if there.get(id_) == row:
             continue

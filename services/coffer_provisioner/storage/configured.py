@@ -17,7 +17,6 @@ from coffer_provisioner.storage.swift import SwiftObjects, SwiftSettings, SwiftS
 from coffer_provisioner.storage.swift_keystone import KeystoneSwift, KeystoneSwiftSettings
 from coffer_shared.settings import BadSettings
 
-
 _NOTHING = msgspec.Raw(b"null")
 
 

@@ -69,13 +69,19 @@ class KeystoneUser:
         return found
 
     def _account(self) -> tuple[str | None, str | None, str | None]:
-        url, public = (
-            self._session.get_endpoint(
-                service_type="object-store", interface=interface, region_name=self._region or None, skip_discovery=True,
+        return self._endpoint(self._interface), self._endpoint("public"), self._session.get_project_id()
+
+    def _endpoint(self, interface: str) -> str | None:
+        from keystoneauth1.exceptions import CatalogException  # noqa: PLC0415 - large, and only where this is used
+
+        try:
+            found: str | None = self._session.get_endpoint(
+                service_type="object-store", interface=interface, region_name=self._region or None,
+                skip_discovery=True,
             )
-            for interface in (self._interface, "public")
-        )
-        return url, public, self._session.get_project_id()
+        except CatalogException:
+            return None
+        return found
 
     async def _within(self, what: str, work: Callable[[], _T]) -> _T:
         if time.monotonic() < self._paused_until:

@@ -10,10 +10,10 @@ import time
 import msgspec
 import pytest
 
-from coffer_provisioner.storage.interface import Container, Storage, Stored
+from coffer_provisioner.storage.interface import Closed, Container, Storage, Stored
 from coffer_shared.backups import Grant
 from coffer_shared.errors import GiveUp
-from contract.storage.conftest import Shop, new_container
+from contract.storage.conftest import Shop
 
 PREFIX = "instance/backup/"
 
@@ -27,7 +27,7 @@ def read(store: Storage, container: Container, prefix: str = PREFIX) -> Grant:
 
 
 async def test_a_container_is_made_once_however_often_it_is_asked_for(shop: Shop) -> None:
-    stores, container = [shop.door() for _ in range(4)], new_container()
+    stores, container = [shop.door() for _ in range(4)], shop.new()
     await asyncio.gather(*(store.ensure_container(container) for store in stores))
     await shop.put(write(stores[0], container), "one", b"1")
     await stores[1].ensure_container(container)
@@ -35,7 +35,7 @@ async def test_a_container_is_made_once_however_often_it_is_asked_for(shop: Shop
 
 
 async def test_a_container_that_lost_its_keys_and_rights_gets_them_again(shop: Shop) -> None:
-    store, container = shop.door(), new_container()
+    store, container = shop.door(), shop.new()
     await store.ensure_container(container)
     grant = write(store, container)
     await shop.put(grant, "one", b"1")
@@ -51,7 +51,7 @@ async def test_a_container_that_lost_its_keys_and_rights_gets_them_again(shop: S
 
 
 async def test_keys_are_changed_one_at_a_time(shop: Shop) -> None:
-    store, first = shop.door(), new_container()
+    store, first = shop.door(), shop.new()
     await store.ensure_container(first)
     old = write(store, first)
     second = dataclasses.replace(first, keys=("n" * 64, first.keys[0]))
@@ -66,7 +66,7 @@ async def test_keys_are_changed_one_at_a_time(shop: Shop) -> None:
 
 
 async def test_a_listing_is_whole_in_order_and_by_the_stores_own_reckoning(shop: Shop) -> None:
-    store, container = shop.door(), new_container()
+    store, container = shop.door(), shop.new()
     await store.ensure_container(container)
     grant = write(store, container)
     names = ["0010", "0002", "b", "a/b", "a", "ä", "%2e", "0001", "Z", "manifest.json"]
@@ -80,7 +80,7 @@ async def test_a_listing_is_whole_in_order_and_by_the_stores_own_reckoning(shop:
 
 
 async def test_what_lies_beside_a_prefix_is_not_below_it(shop: Shop) -> None:
-    store, container = shop.door(), new_container()
+    store, container = shop.door(), shop.new()
     await store.ensure_container(container)
     for prefix in ("abc/", "abc/d/", "abcd/", "ab/", "Abc/"):
         await shop.put(write(store, container, prefix), "one", prefix.encode())
@@ -92,7 +92,7 @@ async def test_what_lies_beside_a_prefix_is_not_below_it(shop: Shop) -> None:
 
 
 async def test_all_of_many_objects_are_removed_and_counted(shop: Shop) -> None:
-    store, container = shop.door(), new_container()
+    store, container = shop.door(), shop.new()
     await store.ensure_container(container)
     grant = write(store, container)
     await asyncio.gather(*(shop.put(grant, f"{number:04}", b"x") for number in range(40)))
@@ -103,7 +103,7 @@ async def test_all_of_many_objects_are_removed_and_counted(shop: Shop) -> None:
 
 
 async def test_reading_is_limited(shop: Shop) -> None:
-    store, container = shop.door(), new_container()
+    store, container = shop.door(), shop.new()
     await store.ensure_container(container)
     await shop.put(write(store, container), "one", b"x" * 1000)
     await shop.put(write(store, container), "nothing", b"")
@@ -116,18 +116,30 @@ async def test_reading_is_limited(shop: Shop) -> None:
 
 
 async def test_a_container_that_is_not_there_is_empty(shop: Shop) -> None:
-    store, container = shop.door(), new_container()
-    assert await store.listing(container, PREFIX) == []
-    assert await store.read(container, PREFIX + "one", limit=10) is None
-    assert await store.remove(container, PREFIX) == 0
+    store, container = shop.door(), shop.new()
+    await _is_empty(shop, store, container)
     await store.ensure_container(container)
-    other = dataclasses.replace(container, name="another")
-    assert await store.listing(other, PREFIX) == []
-    assert await store.remove(other, PREFIX) == 0
+    await _is_empty(shop, store, dataclasses.replace(container, name=f"{container.name}-another"))
+
+
+async def _is_empty(shop: Shop, store: Storage, container: Container) -> None:
+    if shop.tells_what_is_missing:
+        assert await store.listing(container, PREFIX) == []
+        assert await store.read(container, PREFIX + "one", limit=10) is None
+        assert await store.remove(container, PREFIX) == 0
+        return
+    for call in (
+        store.listing(container, PREFIX), store.read(container, PREFIX + "one", limit=10),
+        store.remove(container, PREFIX),
+    ):
+        with pytest.raises(Closed):
+            await call
 
 
 async def test_projects_are_apart(shop: Shop) -> None:
-    store, one, other = shop.door(), new_container(), new_container()
+    store, one, other = shop.door(), shop.new(), shop.new()
+    if one.project == other.project:
+        pytest.skip("there is one tenant only")
     for container in (one, other):
         await store.ensure_container(container)
         await shop.put(write(store, container), "whose", container.project.encode())
@@ -141,7 +153,7 @@ async def test_projects_are_apart(shop: Shop) -> None:
 
 @pytest.mark.parametrize("name", ["my backups", "ü?#%2f&=+", "...", "a" * 200])
 async def test_containers_with_odd_names_of_projects_with_odd_ids(shop: Shop, name: str) -> None:
-    store, container = shop.door(), new_container(f"a project/with ../ odd id {time.time_ns()}", name)
+    store, container = shop.door(), shop.new("a project/with ../ odd id {}", name)
     await store.ensure_container(container)
     await shop.put(write(store, container), "one", b"1")
     assert await shop.get(read(store, container), "one") == b"1"
@@ -151,7 +163,7 @@ async def test_containers_with_odd_names_of_projects_with_odd_ids(shop: Shop, na
 
 @pytest.mark.parametrize("name", ["a/b", "", ".", ".."])
 async def test_names_that_no_container_can_have(shop: Shop, name: str) -> None:
-    store, container = shop.door(), new_container(name=name)
+    store, container = shop.door(), shop.new(name=name)
     with pytest.raises(GiveUp):
         await store.ensure_container(container)
     with pytest.raises(GiveUp):
@@ -161,7 +173,7 @@ async def test_names_that_no_container_can_have(shop: Shop, name: str) -> None:
 
 
 async def test_a_grant_is_for_one_method_one_prefix_and_a_time(shop: Shop) -> None:
-    store, container = shop.door(), new_container()
+    store, container = shop.door(), shop.new()
     await store.ensure_container(container)
     putting, getting = write(store, container), read(store, container)
     await shop.put(putting, "one", b"1")
@@ -182,7 +194,7 @@ async def test_a_grant_is_for_one_method_one_prefix_and_a_time(shop: Shop) -> No
 
 
 async def test_a_grant_ends_when_it_says(shop: Shop) -> None:
-    store, container = shop.door(), new_container()
+    store, container = shop.door(), shop.new()
     until = time.time() + 60.7
     grant = store.grant(container, PREFIX, "PUT", until=until)
     assert grant.kind == store.kind
@@ -197,7 +209,7 @@ async def test_a_grant_ends_when_it_says(shop: Shop) -> None:
     ("instance/backup", "PUT"), ("/", "GET"), ("/instance/", "GET"),
 ])
 async def test_what_no_grant_is_for(shop: Shop, prefix: str, method: str) -> None:
-    store, container = shop.door(), new_container()
+    store, container = shop.door(), shop.new()
     with pytest.raises(ValueError, match="a grant is for"):
         store.grant(container, prefix, method, until=time.time() + 60)
     with pytest.raises(ValueError, match="no key"):
@@ -205,10 +217,10 @@ async def test_what_no_grant_is_for(shop: Shop, prefix: str, method: str) -> Non
 
 
 async def test_what_people_see_holds_no_secret(shop: Shop) -> None:
-    store, container = shop.door(), new_container(name="my backups")
+    store, container = shop.door(), shop.new(name="my backups")
     location = store.location(container, PREFIX + "manifest.json")
     assert location.startswith("http")
-    assert location.endswith("/my%20backups/instance/backup/manifest.json")
+    assert location.endswith("my%20backups/instance/backup/manifest.json")
     grant = write(store, container)
     signature = grant.query.split("temp_url_sig=")[1].split("&")[0]
     for shown in (location, repr(container), repr(grant), str(grant), repr(store)):
