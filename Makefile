@@ -47,7 +47,7 @@ test: venv
 	@tests/run.sh
 
 test-openstack: venv
-	@tests/openstack/run.sh
+	@tests/cloud/run.sh
 
 bench: venv
 	@bench/run.sh

@@ -28,10 +28,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class CloudStore:
-    """A cloud's Swift, used as the user that a clouds.yaml describes: its path as the provisioner has it, and its entry."""
+    """A cloud's Swift, used as a user that a clouds.yaml describes."""
 
     clouds_file: str
+    """Its path, as the provisioner has it."""
     cloud: str
+    """Its entry."""
     guest_url: str = ""
 
 

@@ -232,9 +232,10 @@ class Calls:
         with _quiet():
             if self._connection is None:
                 chosen = self._settings
-                files = {"config_files": [chosen.clouds_file]} if chosen.clouds_file else {}
+                file = chosen.clouds_file
                 try:
-                    region = OpenStackConfig(**files).get_one(
+                    found = OpenStackConfig(config_files=[file]) if file else OpenStackConfig()
+                    region = found.get_one(
                         cloud=chosen.cloud or None, api_timeout=chosen.call_seconds, app_name="coffer",
                     )
                 except yaml.YAMLError:
@@ -283,5 +284,6 @@ def short(text: str) -> str:
 def _next_marker(body: Mapping[str, Any], key: str) -> str | None:
     for link in body.get(f"{key}_links") or ():
         if link.get("rel") == "next":
-            return (parse_qs(urlsplit(link.get("href", "")).query).get("marker") or [None])[0]
+            markers = parse_qs(urlsplit(str(link.get("href", ""))).query).get("marker")
+            return markers[0] if markers else None
     return None

@@ -26,7 +26,7 @@ tests() { .venv/bin/pytest -v -s -p no:cacheprovider "$@"; }
 
 if [ "$guests" = none ]; then
     tests tests/contract/cloud -k openstack
-    tests tests/openstack --ignore tests/openstack/story
+    tests tests/cloud --ignore tests/cloud/story
     exit
 fi
 
@@ -47,4 +47,4 @@ deploy/guest-image/build.sh
 deploy/up.sh
 deploy/guest-image/upload.sh
 echo "The site is ready after $((SECONDS - began)) s."
-tests tests/openstack/story
+tests tests/cloud/story
