@@ -45,6 +45,6 @@ COFFER_OPENSTACK_REGION=$("$OPENSTACK" --os-cloud "$COFFER_TEST_CLOUD" configura
 export COFFER_OPENSTACK_REGION
 deploy/guest-image/build.sh
 deploy/up.sh
-deploy/guest-image/upload.sh
+deploy/openstack/upload-image.sh
 echo "The site is ready after $((SECONDS - began)) s."
 tests tests/cloud/story

@@ -58,8 +58,9 @@ class OpenStackSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the driver is told, each from COFFER_OPENSTACK_<NAME> (COFFER_OPENSTACK_<NAME>_FILE: the value is in that
     file). The only secret is behind `clouds_file`."""
 
-    image: str = "coffer-guest"
-    """Id or name of the guest image in Glance; of several with the name, the newest."""
+    image: str = ""
+    """Id or name of the guest image in Glance; of several with the name, the newest. Empty: the newest of those that
+    were uploaded to the service project with `coffer-manage image upload`."""
     management_networks: tuple[str, ...]
     """Ids or names of networks on which machines reach the control plane."""
     management_security_groups: tuple[str, ...] = ()

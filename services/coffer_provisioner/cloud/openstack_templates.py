@@ -8,6 +8,8 @@ from coffer_provisioner.cloud.interface import CloudRefused
 from coffer_provisioner.cloud.openstack_calls import Calls, Service
 from coffer_provisioner.cloud.openstack_labels import OpenStackSettings, Thing
 
+TAG = "coffer-guest"
+"""Which images `coffer-manage image upload` has brought."""
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 
 
@@ -33,14 +35,19 @@ class Templates:
     async def image(self) -> str:
         """The id of the guest image of today."""
         wanted = self._settings.image
+        if not wanted:
+            return await self._newest({"tag": TAG, "owner": await self._calls.project()}, f"tagged {TAG}")
         if _ID.fullmatch(wanted):
             by_id = await self._calls.find("looking at the guest image", Service.IMAGES, f"/images/{wanted}", "")
             if by_id is not None and by_id.get("status") == "active":
                 return str(by_id["id"])
+        return await self._newest({"name": wanted}, f"{wanted[:64]} (setting image)")
+
+    async def _newest(self, wanted: dict[str, str], called: str) -> str:
         answer = await self._calls.ask(
             "looking for the guest image", Service.IMAGES, "GET", "/images",
-            query={"name": wanted, "status": "active", "sort": "created_at:desc", "limit": 1},
+            query={**wanted, "status": "active", "sort": "created_at:desc", "limit": 1},
         )
         for one in answer.many("images"):
             return str(one["id"])
-        raise CloudRefused("no_image", f"the image service has no image {wanted[:64]} (setting image)")
+        raise CloudRefused("no_image", f"the image service has no image {called}")
