@@ -47,7 +47,7 @@ test: venv
 	@tests/run.sh
 
 test-openstack: venv
-	@tests/cloud/run.sh
+	@tests/on_openstack/run.sh
 
 bench: venv
 	@bench/run.sh

@@ -1,5 +1,5 @@
 """An OpenStack in a few hundred lines, in this process: as much of Keystone, Swift, Neutron and Nova as Coffer asks
-with tenants' tokens. What Swift answers to whom is what a real one answers (`tests/cloud/test_tenant.py`).
+with tenants' tokens. What Swift answers to whom is what a real one answers (`tests/on_openstack/test_tenant.py`).
 """
 
 from __future__ import annotations

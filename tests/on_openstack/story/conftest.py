@@ -1,4 +1,4 @@
-"""A site that is up, and its tenant; `tests/cloud/run.sh` starts it and says what the clouds are called."""
+"""A site that is up, and its tenant; `tests/on_openstack/run.sh` starts it and says what the clouds are called."""
 
 from __future__ import annotations
 

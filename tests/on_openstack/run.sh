@@ -26,7 +26,7 @@ tests() { .venv/bin/pytest -v -s -p no:cacheprovider "$@"; }
 
 if [ "$guests" = none ]; then
     tests tests/contract/cloud -k openstack
-    tests tests/cloud --ignore tests/cloud/story
+    tests tests/cloud --ignore tests/on_openstack/story
     exit
 fi
 
@@ -47,4 +47,4 @@ deploy/guest-image/build.sh
 deploy/up.sh
 deploy/openstack/upload-image.sh
 echo "The site is ready after $((SECONDS - began)) s."
-tests tests/cloud/story
+tests tests/on_openstack/story
