@@ -154,13 +154,15 @@ class Double:
             case "GET", "volumes", identity:
                 return {"volume": _found(self.volumes, identity)}
             case "DELETE", "volumes", identity:
-                return self._delete_volume(_found(self.volumes, identity))
+                self._delete_volume(_found(self.volumes, identity))
+                return None
             case "POST", "volumes", identity, "metadata":
                 volume = _found(self.volumes, identity)
                 volume["metadata"] |= body["metadata"]
                 return {"metadata": volume["metadata"]}
             case "POST", "volumes", identity, "action" if "os-extend" in body:
-                return self._extend(_found(self.volumes, identity), int(body["os-extend"]["new_size"]), request)
+                self._extend(_found(self.volumes, identity), int(body["os-extend"]["new_size"]), request)
+                return None
         raise Refusal(404, f"no {parts}")
 
     def _page(self, key: str, request: web.Request, found: list[Thing]) -> Thing:
@@ -216,7 +218,8 @@ class Double:
             case "GET", "servers", identity:
                 return {"server": self._shown(_found(self.servers, identity))}
             case "DELETE", "servers", identity:
-                return self._delete_server(_found(self.servers, identity))
+                self._delete_server(_found(self.servers, identity))
+                return None
             case "POST", "servers", identity, "metadata":
                 _found(self.servers, identity)["metadata"] |= body["metadata"]
                 return body

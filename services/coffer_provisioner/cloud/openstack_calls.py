@@ -232,14 +232,15 @@ class Calls:
         with _quiet():
             if self._connection is None:
                 chosen = self._settings
-                files = {"config_files": [chosen.clouds_file]} if chosen.clouds_file else {}
+                file = chosen.clouds_file
                 try:
-                    region = OpenStackConfig(**files).get_one(
+                    found = OpenStackConfig(config_files=[file]) if file else OpenStackConfig()
+                    region = found.get_one(
                         cloud=chosen.cloud or None, api_timeout=chosen.call_seconds, app_name="coffer",
                     )
                 except yaml.YAMLError:
                     # its text quotes the file, which holds a password
-                    raise CloudBusy(f"{chosen.clouds_file or 'clouds.yaml'} is not valid YAML") from None
+                    raise CloudBusy(f"{file or 'clouds.yaml'} is not valid YAML") from None
                 except ConfigException as error:
                     raise CloudBusy(f"no cloud to connect to: {error}") from None
                 self._connection = Connection(config=region)
@@ -283,5 +284,5 @@ def short(text: str) -> str:
 def _next_marker(body: Mapping[str, Any], key: str) -> str | None:
     for link in body.get(f"{key}_links") or ():
         if link.get("rel") == "next":
-            return (parse_qs(urlsplit(link.get("href", "")).query).get("marker") or [None])[0]
+            return next(iter(parse_qs(urlsplit(link.get("href", "")).query).get("marker", [])), None)
     return None
