@@ -1,6 +1,6 @@
 """A site as an operator has it: a stack that is up beside a real cloud, and a tenant with a network of his own.
 
-`tests/on_openstack/run.sh` starts the stack and names the clouds; nothing here knows more of them than clouds.yaml says.
+`tests/on_openstack/run.sh` starts the stack and names the clouds; nothing here knows more than clouds.yaml says.
 """
 
 from __future__ import annotations

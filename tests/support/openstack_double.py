@@ -46,6 +46,8 @@ class Double:
     flavors: dict[str, Thing] = field(default_factory=dict)
     images: dict[str, Thing] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=set)
+    page: int = 1000
+    """How many things a listing of volumes or servers shows at once."""
     port: int = 0
     _runner: web.AppRunner | None = None
     _before: dict[str, Thing] = field(default_factory=dict)
@@ -144,22 +146,32 @@ class Double:
                 return {"messages": []}
             case "GET", "volumes", "detail":
                 wanted = ast.literal_eval(request.query.get("metadata", "{}"))
-                return {"volumes": [
+                return self._page("volumes", request, [
                     v for v in self.volumes.values() if wanted.items() <= v["metadata"].items()
-                ]}
+                ])
             case "POST", "volumes":
                 return {"volume": self._make_volume(body["volume"])}
             case "GET", "volumes", identity:
                 return {"volume": _found(self.volumes, identity)}
             case "DELETE", "volumes", identity:
-                return self._delete_volume(_found(self.volumes, identity))
+                self._delete_volume(_found(self.volumes, identity))
+                return None
             case "POST", "volumes", identity, "metadata":
                 volume = _found(self.volumes, identity)
                 volume["metadata"] |= body["metadata"]
                 return {"metadata": volume["metadata"]}
             case "POST", "volumes", identity, "action" if "os-extend" in body:
-                return self._extend(_found(self.volumes, identity), int(body["os-extend"]["new_size"]), request)
+                self._extend(_found(self.volumes, identity), int(body["os-extend"]["new_size"]), request)
+                return None
         raise Refusal(404, f"no {parts}")
+
+    def _page(self, key: str, request: web.Request, found: list[Thing]) -> Thing:
+        after = [one["id"] for one in found].index(request.query["marker"]) + 1 if "marker" in request.query else 0
+        shown = found[after : after + self.page]
+        if after + self.page >= len(found):
+            return {key: shown}
+        href = f"http://inside.example:8774/v2.1/{key}?limit=3&marker={shown[-1]['id']}"
+        return {key: shown, f"{key}_links": [{"rel": "next", "href": href}]}
 
     def _make_volume(self, wanted: Thing) -> Thing:
         if wanted.get("volume_type") not in {None, "rbd"}:
@@ -198,13 +210,16 @@ class Double:
                 return {"flavor": _found(self.flavors, identity)}
             case "GET", "servers", "detail":
                 wanted = set(request.query.get("tags", "").split(",")) - {""}
-                return {"servers": [self._shown(s) for s in self.servers.values() if wanted <= set(s["tags"])]}
+                return self._page("servers", request, [
+                    self._shown(s) for s in self.servers.values() if wanted <= set(s["tags"])
+                ])
             case "POST", "servers":
                 return {"server": {"id": self._make_server(body)}}
             case "GET", "servers", identity:
                 return {"server": self._shown(_found(self.servers, identity))}
             case "DELETE", "servers", identity:
-                return self._delete_server(_found(self.servers, identity))
+                self._delete_server(_found(self.servers, identity))
+                return None
             case "POST", "servers", identity, "metadata":
                 _found(self.servers, identity)["metadata"] |= body["metadata"]
                 return body

@@ -129,6 +129,10 @@ class Network:
         return self.make("ports", {**wanted, "fixed_ips": [fixed], "device_id": "", "device_owner": ""})
 
     def _floating(self, wanted: Thing) -> Thing:
+        network = self.things["ports"][wanted["port_id"]]["network_id"]
+        ports = [one for one in self.things["ports"].values() if one["network_id"] == network]
+        if not any(one["device_owner"].startswith("network:router") for one in ports):
+            raise Refusal(404, "External network is not reachable", "ExternalGatewayForFloatingIPNotFound")
         there = list(self.things["floatingips"].values())
         if any(one["port_id"] == wanted["port_id"] for one in there):
             raise Refusal(409, "the fixed address has one already", "FloatingIPPortAlreadyAssociated")

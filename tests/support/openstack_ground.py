@@ -47,6 +47,7 @@ class Ground(Protocol):
     file: str
     """A clouds.yaml, and `cloud` its entry of the service user."""
     cloud: str
+    service_project: str
     flavors: tuple[str, ...]
     """Three, each larger than the one before."""
     patience: float
@@ -63,6 +64,10 @@ class Ground(Protocol):
         ...
 
     def subnet(self, network: str) -> str: ...
+
+    def share(self, network: str, project: str) -> None:
+        """Let a project use a network that is not its own; "*": let all."""
+        ...
 
     def add_flavor(self, name: str) -> None:
         """One that no host has room for."""
@@ -106,6 +111,7 @@ class DoubleGround:
     double: Double
     file: str
     cloud: str = "double"
+    service_project: str = "service-project"
     flavors: tuple[str, ...] = tuple(openstack_double.FLAVORS)
     patience: float = 1.0
     _networks: dict[str, str] = field(default_factory=dict)
@@ -139,6 +145,11 @@ class DoubleGround:
     def subnet(self, network: str) -> str:
         subnets = self.double.network.things["subnets"].values()
         return next(str(one["id"]) for one in subnets if one["network_id"] == network)
+
+    def share(self, network: str, project: str) -> None:
+        self.double.network.make("rbac_policies", {
+            "object_type": "network", "object_id": network, "action": "access_as_shared", "target_tenant": project,
+        })
 
     def add_flavor(self, name: str) -> None:
         self.double.add_flavor(name, openstack_double.TOO_LARGE)
@@ -231,6 +242,11 @@ class RealGround:
             "registry": "192.0.2.10:5000", "poll_seconds": 0.5, **changed,
         }
         return OpenStackCloud(OpenStackSettings(**given))
+
+    def share(self, network: str, project: str) -> None:
+        self.admin.network.create_rbac_policy(
+            object_type="network", object_id=network, action="access_as_shared", target_project_id=project,
+        )
 
     def add_flavor(self, name: str) -> None:
         self.made_flavors.append(self.admin.compute.create_flavor(name=name, vcpus=900, ram=9_000_000, disk=4).id)

@@ -46,7 +46,10 @@ class Access:
         """The id of the security group that the instance's port has."""
         for _ in range(_TRIES):
             port = await self._ports.needed(tags.instance)
-            groups = {g["id"]: g for g in self._marks.mine(await self._groups(tags.instance), tags.instance)}
+            listed = await self._groups(tags.instance)
+            if not {group["id"] for group in listed} & set(port["security_groups"]):
+                listed += await self._those_of(port)  # a listing may be behind
+            groups = {group["id"]: group for group in self._marks.mine(listed, tags.instance)}
             chosen = next((one for one in port["security_groups"] if one in groups), None)
             if chosen is None:
                 group = next(iter(groups.values()), None) or await self._make(tags)
@@ -88,11 +91,18 @@ class Access:
 
     async def drop_one(self, identity: str) -> None:
         """CloudBusy while a port has it."""
-        found = await self._calls.find(
-            "looking at a security group", Service.NETWORK, f"/security-groups/{identity}", "security_group",
-        )
+        found = await self._look(identity)
         if found is not None and self._marks.of(found) is not None:
             await self._delete(identity, expected=(404,))
+
+    async def _look(self, identity: str) -> Thing | None:
+        return await self._calls.find(
+            "looking at a security group", Service.NETWORK, f"/security-groups/{identity}", "security_group",
+        )
+
+    async def _those_of(self, port: Thing) -> list[Thing]:
+        found = [await self._look(one) for one in port["security_groups"]]
+        return [group for group in found if group is not None]
 
     async def _groups(self, instance: str) -> list[Thing]:
         query = {

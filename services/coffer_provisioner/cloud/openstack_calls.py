@@ -240,7 +240,7 @@ class Calls:
                     )
                 except yaml.YAMLError:
                     # its text quotes the file, which holds a password
-                    raise CloudBusy(f"{chosen.clouds_file or 'clouds.yaml'} is not valid YAML") from None
+                    raise CloudBusy(f"{file or 'clouds.yaml'} is not valid YAML") from None
                 except ConfigException as error:
                     raise CloudBusy(f"no cloud to connect to: {error}") from None
                 self._connection = Connection(config=region)
@@ -284,6 +284,5 @@ def short(text: str) -> str:
 def _next_marker(body: Mapping[str, Any], key: str) -> str | None:
     for link in body.get(f"{key}_links") or ():
         if link.get("rel") == "next":
-            markers = parse_qs(urlsplit(str(link.get("href", ""))).query).get("marker")
-            return markers[0] if markers else None
+            return next(iter(parse_qs(urlsplit(link.get("href", "")).query).get("marker", [])), None)
     return None

@@ -15,7 +15,7 @@ from coffer_provisioner.cloud.openstack_calls import Answer, Calls, Service, err
 from coffer_provisioner.cloud.openstack_groups import Groups
 from coffer_provisioner.cloud.openstack_labels import Kind, Marks, OpenStackSettings, Thing, ranked, server_name, word
 from coffer_provisioner.cloud.openstack_ports import Ports, address_of
-from coffer_provisioner.cloud.openstack_states import WAYS_UP, going, summary, task
+from coffer_provisioner.cloud.openstack_states import UNCONFIRMED, WAYS_UP, going, summary, task
 from coffer_provisioner.cloud.openstack_templates import Templates
 from coffer_provisioner.cloud.openstack_user_data import cloud_config, machine_file
 from coffer_provisioner.cloud.openstack_volumes import READY, Volumes
@@ -54,6 +54,8 @@ class Machines:
     async def restart(self, instance: str) -> None:
         """Killed after the stop, the next call starts it; killed after the start, it is restarted once more."""
         server = await self.needed(instance)
+        if server["status"] == UNCONFIRMED:
+            raise CloudBusy("the machine has a new size that is not confirmed yet")
         until = time.monotonic() + self._settings.wait_seconds
         if server["status"] == "ACTIVE" and task(server) == "":
             server = await self._stop(server)

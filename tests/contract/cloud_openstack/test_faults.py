@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -126,6 +127,29 @@ async def test_two_provisioners_that_see_nothing_of_each_other(stage: Stage) -> 
     assert len(stage.ground.servers(stage.stack)) == 1
     assert len(stage.ground.neutron("security_groups", stage.stack)) == 1
     await one.nothing(doors[1])
+    assert stage.left_over() == []
+
+
+async def test_the_first_to_give_the_port_its_security_group_has_decided(stage: Stage) -> None:
+    one, doors = stage.instance(), [stage.door(), stage.door()]
+    stage.proxy.decide = once(
+        lambda asked: asked.method == "PUT" and re.fullmatch(r"ports/[^/]+", asked.path) is not None, Fault(after=2.0),
+    )
+
+    def group() -> list[str]:
+        port = stage.ground.neutron("ports", stage.stack)[0]
+        found: list[str] = port["security_group_ids" if "security_group_ids" in port else "security_groups"]
+        return found
+
+    working = [asyncio.create_task(door.ensure_port(one.tags, network=one.network, address=None)) for door in doors]
+    done, _ = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+    assert all(task.exception() is None for task in done)
+    decided = group()
+    await asyncio.gather(*working, return_exceptions=True)
+    assert group() == decided
+    await reached(lambda: doors[0].ensure_port(one.tags, network=one.network, address=None))
+    assert [found["id"] for found in stage.ground.neutron("security_groups", stage.stack)] == group() == decided
+    await one.nothing(doors[0])
     assert stage.left_over() == []
 
 

@@ -11,9 +11,9 @@ from coffer_provisioner.cloud.interface import Cloud
 from support.faulty_proxy import Fault
 from support.openstack_stage import Instance, Stage, reached
 
-MAKING = 22
-"""At least as many as the requests that change something, in all of `everything`."""
-DROPPING = 10
+MAKING = 14
+"""Requests that change something, in all of `everything`."""
+DROPPING = 7
 
 
 async def killed_at(stage: Stage, change: int, doing: str, one: Instance) -> bool:
@@ -50,9 +50,12 @@ async def test_killed_while_making(stage: Stage, first: int) -> None:
 
 
 async def test_that_was_every_call(stage: Stage) -> None:
-    one = stage.instance()
+    one, other = stage.instance(), stage.instance()
+    assert await killed_at(stage, MAKING, "everything", other)
     assert not await killed_at(stage, MAKING + 1, "everything", one)
-    assert not await killed_at(stage, DROPPING + 1, "nothing", one)
+    assert await killed_at(stage, DROPPING, "nothing", one)
+    assert not await killed_at(stage, DROPPING + 1, "nothing", other)
+    await one.nothing(stage.door())
     assert stage.left_over() == []
 
 
