@@ -52,8 +52,8 @@ class TenantGround:
             config = OpenStackConfig(config_files=[file])
             service, tenant, admin = (config.get_one(cloud=name) for name in clouds)
             return cls(
-                file, clouds[0], service.region_name, service.config["auth"]["auth_url"],
-                *(each.get_session() for each in (service, tenant, admin)),
+                file, clouds[0], str(service.region_name), str(service.config["auth"]["auth_url"]),
+                service.get_session(), tenant.get_session(), admin.get_session(),
             )
 
     @property
@@ -142,6 +142,7 @@ class TenantGround:
         return answer.json()
 
     def ask(self, who: Session, service: str, method: str, path: str, **more: Any) -> Any:
-        where = {"service_type": service, "interface": "public", "region_name": self.region}
-        url = who.get_endpoint(**where, skip_discovery=True).rstrip("/") + path
-        return who.request(url, method, raise_exc=False, **more)
+        url = who.get_endpoint(
+            service_type=service, interface="public", region_name=self.region, skip_discovery=True,
+        )
+        return who.request(f"{(url or '').rstrip('/')}{path}", method, raise_exc=False, **more)
