@@ -1,8 +1,8 @@
 """An OpenStack for tests of the driver: what an administrator prepares there, and what he sees is left.
 
 There is the double, and a real one if the environment names it: COFFER_TEST_CLOUDS_FILE (a clouds.yaml),
-COFFER_TEST_CLOUD (its entry of the service user) and COFFER_TEST_ADMIN_CLOUD (an administrator's). That needs a public
-network, a guest image and three flavors: COFFER_TEST_PUBLIC_NETWORK, COFFER_TEST_IMAGE, COFFER_TEST_FLAVORS.
+COFFER_TEST_CLOUD (its entry of the service user) and COFFER_TEST_ADMIN_CLOUD (an administrator's), and of that cloud a
+public network, an image and three flavors: COFFER_TEST_PUBLIC_NETWORK, COFFER_TEST_IMAGE, COFFER_TEST_FLAVORS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from support import openstack_double
 from support.openstack_double import Double
 
 T = TypeVar("T")
-VARIABLES = ("COFFER_TEST_CLOUDS_FILE", "COFFER_TEST_CLOUD", "COFFER_TEST_ADMIN_CLOUD")
+VARIABLES = (
+    "COFFER_TEST_CLOUDS_FILE", "COFFER_TEST_CLOUD", "COFFER_TEST_ADMIN_CLOUD", "COFFER_TEST_PUBLIC_NETWORK",
+    "COFFER_TEST_IMAGE", "COFFER_TEST_FLAVORS",
+)
 QUIET = "ignore::openstack.warnings.RemovedInSDK50Warning"
 """The SDK warns of what its own objects do."""
 Thing = Any
@@ -183,9 +186,9 @@ class RealGround:
     file: str
     cloud: str
     admin: Any
-    flavors: tuple[str, ...] = tuple(os.environ.get("COFFER_TEST_FLAVORS", "lab.tiny,lab.small,lab.medium").split(","))
-    image: str = os.environ.get("COFFER_TEST_IMAGE", "debian-lab")
-    public_network: str = os.environ.get("COFFER_TEST_PUBLIC_NETWORK", "public")
+    public_network: str
+    image: str
+    flavors: tuple[str, ...]
     patience: float = 10.0
     run: str = field(default_factory=lambda: f"t-{uuid.uuid4().hex[:8]}")
     service_project: str = ""
@@ -201,11 +204,12 @@ class RealGround:
 
         missing = [name for name in VARIABLES if not os.environ.get(name)]
         assert not missing, f"these tests need an OpenStack: set {', '.join(missing)}"
-        file, cloud, admin = (os.environ[name] for name in VARIABLES)
+        file, cloud, admin, public, image, flavors = (os.environ[name] for name in VARIABLES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config = OpenStackConfig(config_files=[file])
-            made = cls(file, cloud, Connection(config=config.get_one(cloud=admin)))
+            connection = Connection(config=config.get_one(cloud=admin))
+            made = cls(file, cloud, connection, public, image, tuple(flavors.split(",")))
             made.service_project = str(Connection(config=config.get_one(cloud=cloud)).current_project_id)
             made.prepare()
         return made
