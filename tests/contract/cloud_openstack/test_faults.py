@@ -130,6 +130,19 @@ async def test_two_provisioners_that_see_nothing_of_each_other(stage: Stage) -> 
     assert stage.left_over() == []
 
 
+async def test_two_volumes_made_at_once_are_seen_in_time(stage: Stage) -> None:
+    one, doors = stage.instance(), [stage.door(settle_seconds=3.0) for _ in range(3)]
+    for door in doors:
+        await reached(lambda door=door: door.volume_is_marked(one.instance))  # type: ignore[misc]
+    stage.proxy.hidden_for = 1.5
+    made = await asyncio.gather(*(door.ensure_volume(one.tags, gib=1, volume_type=None) for door in doors))
+    assert len({volume.id for volume in made}) == 1, "all keep the same one, from the start"
+    assert await one.volume(doors[0])
+    assert len(stage.ground.volumes(stage.stack)) == 1
+    await one.nothing(doors[0])
+    assert stage.left_over() == []
+
+
 async def test_the_first_to_give_the_port_its_security_group_has_decided(stage: Stage) -> None:
     one, doors = stage.instance(), [stage.door(), stage.door()]
     stage.proxy.decide = once(
