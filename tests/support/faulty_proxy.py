@@ -106,6 +106,9 @@ class FaultyProxy:
         if service == "identity":
             self.signed_in += request.method == "POST"
             return await self._forward(request, service, path, body)
+        if not path:
+            # the service's own answer has links that lead past here
+            return web.json_response(version_of(service, str(request.url)))
         changes = request.method != "GET" and "os-getConsoleOutput" not in body.decode(errors="replace")
         asked = Asked(
             len(self.asked) + 1, sum(1 for one in self.asked if one.change) + 1 if changes else 0,
@@ -164,3 +167,13 @@ class FaultyProxy:
 
     def _is_new(self, identity: object) -> bool:
         return time.monotonic() - self._made.get(str(identity), -1e9) < self.hidden_for
+
+
+def version_of(service: str, url: str) -> dict[str, Any]:
+    """What the SDK learns of a service at its root."""
+    number = {"compute": ("v2.1", "2.96"), "block_storage": ("v3.0", "3.71")}.get(service, ("v2.0", ""))
+    one = {
+        "id": number[0], "status": "CURRENT", "version": number[1], "min_version": "",
+        "links": [{"rel": "self", "href": url}],
+    }
+    return {"version": one} if number[1] else {"versions": [one]}

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from support.faulty_proxy import version_of
 from support.openstack_double_network import Network, Refusal, matching
 
 PASSWORD = "a-password"
@@ -103,7 +104,7 @@ class Double:
         if service == "identity":
             return self._sign_in(await request.json())
         if not path:
-            return web.json_response(_version(service, str(request.url)))
+            return web.json_response(version_of(service, str(request.url)))
         if request.headers.get("X-Auth-Token") not in self.tokens:
             return web.json_response({"error": {"message": "The request requires authentication."}}, status=401)
         body = await request.json() if request.can_read_body else {}
@@ -372,13 +373,3 @@ def _found(things: Mapping[str, Thing], identity: str) -> Thing:
     if identity not in things:
         raise Refusal(404, f"{identity} could not be found.")
     return things[identity]
-
-
-def _version(service: str, url: str) -> Thing:
-    """What the SDK learns of a service at its root."""
-    number = {"compute": ("v2.1", "2.96"), "block_storage": ("v3.0", "3.71")}.get(service, ("v2.0", ""))
-    one = {
-        "id": number[0], "status": "CURRENT", "version": number[1], "min_version": "",
-        "links": [{"rel": "self", "href": url}],
-    }
-    return {"version": one} if number[1] else {"versions": [one]}

@@ -65,6 +65,9 @@ async def test_everything_is_the_service_projects_but_the_public_address(stage: 
         await reached(lambda: cloud.rebuild_machine(newer), active)
         assert b"b25jZSBvbmx5" not in ground.double.user_data[server["id"]]
         assert base64.b64encode(newer.user_data) in ground.double.user_data[server["id"]]
+    await reached(lambda: cloud.drop_machine(one.instance))
+    kinds = {resource.kind for resource in await cloud.resources()}
+    assert kinds == {"volume", "volume-held", "address", "security-group", "public"}, "the rest goes with the machine"
     await one.nothing(cloud)
     assert stage.left_over() == []
 
