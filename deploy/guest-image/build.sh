@@ -45,7 +45,7 @@ mkdir -p "$out" "$COFFER_BUILD_LOGS"
 : >"$log"
 
 # mkbase.sh, the agent and its tools; then what makes a machine of it
-COFFER_BUILD_FRESH=$fresh "$root/deploy/images/build.sh" machine=common
+COFFER_BUILD_FRESH=$fresh "$root/deploy/images/build.sh" machine=
 set --
 for v in http_proxy https_proxy no_proxy; do ! printenv $v >/dev/null || set -- "$@" --build-arg $v; done
 for stage in guest disk; do

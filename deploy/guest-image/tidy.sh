@@ -24,6 +24,10 @@ for unit in systemd-networkd-wait-online.service getty@tty1.service serial-getty
     ln -sf /dev/null "/etc/systemd/system/$unit"
 done
 
+# containerd loads next to nothing, as in a machine container
+mv /etc/coffer-machine/containerd.toml /etc/containerd/config.toml
+rmdir /etc/coffer-machine
+
 # --- what only a build has ---------------------------------------------------------------------------------------------
 rm -rf /usr/local/share/ca-certificates/* /etc/apt/apt.conf.d/99coffer /etc/dpkg/dpkg.cfg.d/coffer \
     /etc/apt/sources.list.d/* /usr/sbin/policy-rc.d

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Build the stack's images: the base first, then each folder here that has a Dockerfile, or only the ones named. Keystone
 # is left out unless it is named or COFFER_PROFILES has it.
-#   build.sh [NAME[=STAGE]...]     e.g. build.sh services machine=common; a stage: that of its images alone
+#   build.sh [NAME...]             e.g. build.sh services machine; "machine=": those of its images that are stages
 #   COFFER_BUILD_JOBS=2            how many at a time
 #   COFFER_BUILD_FRESH=yes         from nothing, with the packages of today
 #   COFFER_BUILD_LOGS=DIR          where each build's output goes (a folder of its own under TMPDIR by default)
@@ -23,7 +23,7 @@ plan() {
             tree="requirements shared guest" ;;
         services) tree="requirements shared services" ;;
         machine)
-            images="coffer/machine-common=common coffer/machine"
+            images="coffer/machine-agent=agent coffer/machine-tools=tools coffer/machine"
             tree="requirements shared guest" ;;
     esac
 }
@@ -64,7 +64,7 @@ build_one() { # NAME
 $COFFER_BUILD_PIP
 EOF
     for item in $images; do
-        case $item in *"$only") ;; *) continue ;; esac
+        case $item in *"$only"*) ;; *) continue ;; esac
         image=${item%%=*} log=$COFFER_BUILD_LOGS/$(echo "${item%%=*}" | tr '/:' '--').log
         start=$(date +%s)
         target=${item#"$image"}

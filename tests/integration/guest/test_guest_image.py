@@ -50,12 +50,13 @@ def test_docker_takes_its_configuration_and_the_network_its_units(tmp_path: Path
     (tmp_path / "machine.json").write_text(json.dumps(MACHINE))
     said = inside(
         f"/opt/coffer/bin/python -c '{_SETUP}'; dockerd --validate --config-file /etc/docker/daemon.json 2>&1;"
-        "ls -l /etc/systemd/network /etc/coffer/agent.env",
+        "ls -l /etc/systemd/network /etc/coffer/agent.env; containerd config dump >/tmp/dump; grep disabled /tmp/dump",
         *("-v", f"{tmp_path / 'machine.json'}:/etc/coffer/machine.json:ro"),
     )
     assert "configuration OK" in said
     assert "networkctl reload" in said
     assert said.count("-rw-r--r--") == 3
+    assert "io.containerd.grpc.v1.cri" in said
     assert "80-coffer-tenant.network" in said
 
 
