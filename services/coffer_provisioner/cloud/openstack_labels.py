@@ -77,6 +77,8 @@ class OpenStackSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where a machine goes that asks for none. Empty: the cloud chooses."""
     key_pair: str = ""
     """Name of the service user's key pair for operators who must look into a machine. Empty: nobody can sign in."""
+    ssh_cidrs: tuple[str, ...] = ()
+    """Ranges of the management network from which that key opens a machine's ssh server. Empty: it does not run."""
     config_drive: bool = False
     boot_volume_gib: int = 0
     """More than 0: the system disk is a volume of that size instead of a disk of the host."""

@@ -7,7 +7,7 @@ operation whose action has ended without the size is refused, not repeated. A re
 
 from __future__ import annotations
 
-from coffer_provisioner.cloud.interface import CloudBusy, CloudRefused, Machine, MachineSpec, Size, Tags
+from coffer_provisioner.cloud.interface import CloudBusy, CloudRefused, Machine, MachineSpec, MachineState, Size, Tags
 from coffer_provisioner.cloud.openstack_calls import REBUILD_BOOT_VOLUME, Calls, Service
 from coffer_provisioner.cloud.openstack_labels import REBUILT, RESIZED, Marks, OpenStackSettings, Thing, word
 from coffer_provisioner.cloud.openstack_machines import Machines, refusal
@@ -37,7 +37,7 @@ class Sizes:
             # of an earlier operation: nobody goes back to what was before that
             return await self._end(server, "confirmResize")
         if not _at_rest(server):
-            return summary(server)
+            return _meanwhile(server)
         return await self._ask_once(tags, server, flavor)
 
     async def confirm(self, instance: str) -> Machine:
@@ -90,8 +90,10 @@ class Sizes:
         last = actions[0]["request_id"] if actions else _NONE
         # looked at again after them: an action that is listed and has left the server at rest has ended
         server = await self._machines.needed(tags.instance)
-        if not _at_rest(server) or flavor_name(server) == flavor["name"]:
+        if flavor_name(server) == flavor["name"]:
             return summary(server)
+        if not _at_rest(server):
+            return _meanwhile(server)
         noted = str(server["metadata"].get(RESIZED, ""))
         if noted.rpartition(" ")[0] != asked:
             await self._calls.ask(
@@ -133,6 +135,14 @@ class Sizes:
         """What the server says now, which may be a moment behind what Nova has just accepted."""
         now = await self._machines.look(server["id"]) or server
         return summary(now)
+
+
+def _meanwhile(server: Thing) -> Machine:
+    """While something is done with it. CloudBusy where that leaves it running: it would look as if all were done."""
+    found = summary(server)
+    if found.state is MachineState.ACTIVE:
+        raise CloudBusy(f"the machine cannot be resized now: {task(server)}")
+    return found
 
 
 def _at_rest(server: Thing) -> bool:

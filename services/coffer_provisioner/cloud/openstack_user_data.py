@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from coffer_provisioner.cloud.interface import CloudRefused
 from coffer_provisioner.cloud.openstack_labels import OpenStackSettings
+from coffer_shared.machine_file import PATH, MachineFile, encode_machine_file
 
 LIMIT = 65535
 """Characters that Nova takes, after base64."""
@@ -20,24 +21,25 @@ LIMIT = 65535
 def machine_file(
     settings: OpenStackSettings, *, volume: str, mac: str, address: str, management_macs: Sequence[str],
 ) -> bytes:
-    """`volume` is Cinder's id, of which the guest sees the first 20 characters as the disk's serial number."""
-    told = {
-        "registry": settings.registry,
-        "registry_insecure": settings.registry_insecure,
-        "registry_ca": settings.registry_ca,
-        "data_volume": volume,
-        "tenant_mac": mac,
-        "tenant_address": address,
-        "management_macs": list(management_macs),
-    }
-    return json.dumps(told, indent=1).encode()
+    """`volume` is Cinder's id, of which the guest sees the first 20 characters as the disk's serial number.
+
+    CloudRefused `bad_settings` for what no machine would take."""
+    told = MachineFile(
+        registry=settings.registry, registry_insecure=settings.registry_insecure, registry_ca=settings.registry_ca,
+        data_volume=volume, tenant_mac=mac, tenant_address=address, management_macs=tuple(management_macs),
+        ssh_cidrs=settings.ssh_cidrs,
+    )
+    try:
+        return encode_machine_file(told)
+    except ValueError as error:
+        raise CloudRefused("bad_settings", f"a machine cannot be told where it is: {error}") from None
 
 
 def cloud_config(user_data: bytes, machine: bytes) -> str:
     """As Nova takes it. JSON is YAML too, so nothing in it needs quoting of another kind."""
     config = {"write_files": [
         _file("/etc/coffer/user-data.json", user_data, "0600"),
-        _file("/etc/coffer/machine.json", machine, "0644"),
+        _file(PATH, machine, "0644"),
     ]}
     text = base64.b64encode(b"#cloud-config\n" + json.dumps(config, indent=1).encode() + b"\n").decode()
     if len(text) > LIMIT:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 import random
 import re
 from dataclasses import replace
 from uuid import uuid4
 
+import msgspec
 import pytest
 import yaml
 
@@ -38,8 +38,10 @@ from coffer_provisioner.cloud.openstack_labels import (
 from coffer_provisioner.cloud.openstack_machines import refusal
 from coffer_provisioner.cloud.openstack_states import summary
 from coffer_provisioner.cloud.openstack_user_data import LIMIT, cloud_config, machine_file
+from coffer_shared.machine_file import MachineFile, decode_machine_file
 
 MARKS = Marks("one")
+
 TAGS = Tags(str(uuid4()), str(uuid4()), "a project/with, odd ../ id " + "x" * 300)
 SPEC = MachineSpec(
     tags=TAGS, name="my db", size=Size("1", 1, 1), port=Port("10.0.0.1", "n"), volume=Volume("v", 1, ready=True),
@@ -144,10 +146,9 @@ def test_whoever_looks_keeps_the_same_one() -> None:
 
 def test_user_data_writes_two_files() -> None:
     secret = b'{"secret": "\xc3\xa9 \'quoted\' \\" #not-a-comment"}\n'
-    settings = replace(SETTINGS, registry_insecure=True, registry_ca="-----BEGIN CERTIFICATE-----\nabc\n")
-    machine = machine_file(
-        settings, volume="vol-1", mac="06:00", address="10.0.0.5", management_macs=["06:01", "06:02"],
-    )
+    volume, macs = str(uuid4()), ("06:00:00:00:00:01", "06:00:00:00:00:02", "06:00:00:00:00:03")
+    settings = msgspec.structs.replace(SETTINGS, registry_insecure=True, ssh_cidrs=("192.0.2.0/24",))
+    machine = machine_file(settings, volume=volume, mac=macs[0], address="10.0.0.5", management_macs=macs[1:])
     text = base64.b64decode(cloud_config(secret, machine)).decode()
     assert text.startswith("#cloud-config\n")
     files = {one["path"]: one for one in yaml.safe_load(text)["write_files"]}
@@ -156,12 +157,21 @@ def test_user_data_writes_two_files() -> None:
     assert {(one["owner"], one["encoding"]) for one in files.values()} == {("root:root", "b64")}
     assert files["/etc/coffer/user-data.json"]["permissions"] == "0600"
     assert files["/etc/coffer/machine.json"]["permissions"] == "0644"
-    assert json.loads(base64.b64decode(files["/etc/coffer/machine.json"]["content"])) == {
-        "registry": "192.0.2.1:5000", "registry_insecure": True,
-        "registry_ca": "-----BEGIN CERTIFICATE-----\nabc\n", "data_volume": "vol-1", "tenant_mac": "06:00",
-        "tenant_address": "10.0.0.5", "management_macs": ["06:01", "06:02"],
-    }
+    assert decode_machine_file(base64.b64decode(files["/etc/coffer/machine.json"]["content"])) == MachineFile(
+        registry="192.0.2.1:5000", registry_insecure=True, data_volume=volume, tenant_mac=macs[0],
+        tenant_address="10.0.0.5", management_macs=macs[1:], ssh_cidrs=("192.0.2.0/24",),
+    )
     assert b"secret" not in machine
+
+
+def test_a_machine_that_cannot_be_told_where_it_is_is_not_made() -> None:
+    told = {"volume": str(uuid4()), "mac": "06:00:00:00:00:01", "address": "10.0.0.5"}
+    for settings, macs in (
+        (msgspec.structs.replace(SETTINGS, registry="a b"), ["06:00:00:00:00:02"]), (SETTINGS, []),
+    ):
+        with pytest.raises(CloudRefused) as refused:
+            machine_file(settings, management_macs=macs, **told)
+        assert refused.value.code == "bad_settings"
 
 
 def test_user_data_that_nova_would_not_take() -> None:
