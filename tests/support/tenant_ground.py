@@ -67,7 +67,7 @@ class TenantGround:
 
     def close(self) -> None:
         for undo in reversed(self._undo):
-            with suppress(ClientException):
+            with suppress(ClientException, OSError, ValueError):  # what is left is told by its name
                 undo()
         self._undo.clear()
 
