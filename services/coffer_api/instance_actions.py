@@ -17,6 +17,7 @@ from coffer_api.call import Call, Routes, empty, explain
 from coffer_api.filing import accepted
 from coffer_api.identity import allowed
 from coffer_api.problems import bad_request, not_in_this_release, over_limit
+from coffer_api.tenant_networks import need_flavor
 from coffer_db import operations
 from coffer_db.operations import Busy
 
@@ -133,6 +134,7 @@ async def _resize(call: Call, action: str, given: Any) -> Response:
     if not flavor["goes_with_version"]:
         called = f"datastore {row['datastore']} version {row['version']}"
         raise bad_request(f"Flavor {flavor['id']} is not supported for {called}.")
+    await need_flavor(call, flavor["id"])
     filing.need_action(call, row)
     adds = ("ram",) if flavor["larger"] else ()
     return await file_task(call, row, "resize_flavor", FLAVOR_WITHIN, {"flavor": flavor["id"]}, adds)

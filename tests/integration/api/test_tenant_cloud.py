@@ -449,6 +449,17 @@ async def test_flavors_are_those_that_the_tenant_may_use(cloud: FakeOpenStack, t
     (await tenant("POST", "/instances", {"instance": wanted})).must(200)
 
 
+async def test_nobody_is_resized_to_a_flavor_that_is_not_theirs(cloud: FakeOpenStack, tenant: Tenant, world: World):
+    cloud.flavors["gold"] = {"name": "large", "only": ()}
+    instance = await world.instance(tenant.person.project)
+    bigger = f"/instances/{instance}/action", {"resize": {"flavorRef": "gold"}}
+    refused = await tenant("POST", *bigger)
+    assert (refused.status, refused.problem) == (400, "Resource gold cannot be found.")
+    assert await world.count("operations") == 0
+    cloud.flavors["gold"]["only"] = (tenant.person.project,)
+    (await tenant("POST", *bigger)).must(202)
+
+
 async def test_on_docker_nothing_of_the_cloud_is_asked(
     cloud: FakeOpenStack, choose_cloud: Callable[..., Any], world: World,
 ):
