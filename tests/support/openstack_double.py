@@ -211,9 +211,10 @@ class Double:
                 return {"flavor": _found(self.flavors, identity)}
             case "GET", "servers", "detail":
                 wanted = set(request.query.get("tags", "").split(",")) - {""}
-                return self._page("servers", request, [
-                    self._shown(s) for s in self.servers.values() if wanted <= set(s["tags"])
-                ])
+                found = [self._shown(s) for s in self.servers.values() if wanted <= set(s["tags"])]
+                for server in found:
+                    del server["server_groups"]  # as in the real one's listings
+                return self._page("servers", request, found)
             case "POST", "servers":
                 return {"server": {"id": self._make_server(body)}}
             case "GET", "servers", identity:

@@ -72,7 +72,8 @@ class Machines:
         """Returns when it is gone."""
         groups: set[str] = set()
         for server in self._marks.mine(await self._listed(instance), instance):
-            groups |= set(server.get("server_groups") or ())
+            shown = await self.look(server["id"])  # a listing does not tell the groups
+            groups |= set((shown or {}).get("server_groups") or ())
             await self._drop(server)
         await self._ports.drop(instance, Kind.MANAGEMENT)
         await self._groups.drop_unused(instance, groups)

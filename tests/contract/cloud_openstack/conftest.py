@@ -4,6 +4,7 @@ the environment names one (see support.openstack_ground)."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,22 @@ def ground(request: pytest.FixtureRequest) -> Ground:
 
 @pytest.fixture
 async def stage(ground: Ground, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with _on(ground, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def double_stage(double_ground: DoubleGround, tmp_path: Path) -> AsyncIterator[Stage]:
+    """For what only the double can be brought to."""
+    async with _on(double_ground, tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _on(ground: Ground, directory: Path) -> AsyncIterator[Stage]:
     proxy = FaultyProxy(ground.bases())
     await proxy.start()
-    made = Stage(ground, proxy, proxy.clouds(tmp_path, ground.file, ground.cloud))
+    made = Stage(ground, proxy, proxy.clouds(directory, ground.file, ground.cloud))
     yield made
     for door in made.doors:
         await door.close()
