@@ -48,6 +48,7 @@ deploy/openstack/prepare.sh "$COFFER_TEST_ADMIN_CLOUD" "$COFFER_TEST_CLOUD" "$CO
 COFFER_OPENSTACK_REGION=$("$OPENSTACK" --os-cloud "$COFFER_TEST_CLOUD" configuration show -f value -c region_name)
 export COFFER_OPENSTACK_REGION
 deploy/guest-image/build.sh
+tests tests/integration/guest/test_guest_image.py
 deploy/up.sh
 deploy/openstack/upload-image.sh
 echo "The site is ready after $((SECONDS - began)) s."
