@@ -249,7 +249,7 @@ class RealGround:
         )
 
     def add_flavor(self, name: str) -> None:
-        self.made_flavors.append(self.admin.compute.create_flavor(name=name, vcpus=900, ram=9_000_000, disk=4).id)
+        self.made_flavors.append(self.admin.compute.create_flavor(name=name, vcpus=1, ram=256, disk=9_000_000).id)
 
     def bases(self) -> dict[str, str]:
         admin = self.admin
