@@ -1,8 +1,9 @@
 """An OpenStack for tests of the driver: what an administrator prepares there, and what he sees is left.
 
 There is the double, and a real one if the environment names it: COFFER_TEST_CLOUDS_FILE (a clouds.yaml),
-COFFER_TEST_CLOUD (its entry of the service user) and COFFER_TEST_ADMIN_CLOUD (an administrator's). That needs a public
-network, a guest image and three flavors: COFFER_TEST_PUBLIC_NETWORK, COFFER_TEST_IMAGE, COFFER_TEST_FLAVORS.
+COFFER_TEST_CLOUD (its entry of the service user) and COFFER_TEST_ADMIN_CLOUD (an administrator's). Of that, the first
+public network, the first image and the three smallest flavors are taken, unless COFFER_TEST_PUBLIC_NETWORK,
+COFFER_TEST_IMAGE and COFFER_TEST_FLAVORS (comma separated) name others.
 """
 
 from __future__ import annotations
@@ -183,9 +184,9 @@ class RealGround:
     file: str
     cloud: str
     admin: Any
-    flavors: tuple[str, ...] = tuple(os.environ.get("COFFER_TEST_FLAVORS", "lab.tiny,lab.small,lab.medium").split(","))
-    image: str = os.environ.get("COFFER_TEST_IMAGE", "debian-lab")
-    public_network: str = os.environ.get("COFFER_TEST_PUBLIC_NETWORK", "public")
+    flavors: tuple[str, ...] = ()
+    image: str = os.environ.get("COFFER_TEST_IMAGE", "")
+    public_network: str = os.environ.get("COFFER_TEST_PUBLIC_NETWORK", "")
     patience: float = 10.0
     run: str = field(default_factory=lambda: f"t-{uuid.uuid4().hex[:8]}")
     service_project: str = ""
@@ -212,7 +213,15 @@ class RealGround:
 
     def prepare(self) -> None:
         network = self.admin.network
-        public = network.find_network(self.public_network, ignore_missing=False)
+        by_size = {one.ram: one.name for one in self.admin.compute.flavors()}
+        named = os.environ.get("COFFER_TEST_FLAVORS")
+        self.flavors = tuple(named.split(",") if named else (by_size[ram] for ram in sorted(by_size)[:3]))
+        self.image = self.image or next(self.admin.image.images(status="active")).name
+        if self.public_network:
+            public = network.find_network(self.public_network, ignore_missing=False)
+        else:
+            public = next(network.networks(is_router_external=True))
+            self.public_network = public.id
         self.router = network.create_router(
             name=self.run, project_id=self.service_project, external_gateway_info={"network_id": public.id},
         )
