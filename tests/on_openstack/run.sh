@@ -7,9 +7,8 @@
 #   COFFER_SITE_ADDRESS         an address of this host that machines reach through the external network
 #   COFFER_OPENSTACK_PUBLIC_NETWORK   the external network with floating addresses
 #   COFFER_TEST_FLAVOR, COFFER_TEST_OTHER_FLAVOR   names; 1 GiB and 4 GiB of disk at least, and another one
-#   COFFER_TEST_GUESTS=none     without machines that really run (Nova's fake driver): the driver's suites alone; then
-#   COFFER_TEST_IMAGE, COFFER_TEST_FLAVORS   instead of the site's address and flavors: any image, and the names of three
-#                               flavors, each larger than the one before, comma separated
+#   COFFER_TEST_GUESTS=none     without machines that really run (Nova's fake driver): the driver's suites alone; they
+#                               take the cloud's first image and its three smallest flavors
 #   COFFER_TEST_PATIENCE, COFFER_PATIENCE   factors of every time that is waited for (3 for emulated processors)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -19,13 +18,11 @@ for name in TEST_CLOUDS_FILE TEST_CLOUD TEST_ADMIN_CLOUD TEST_TENANT_CLOUD OPENS
     [ -n "${!value:-}" ] || missing="$missing COFFER_$name"
 done
 guests=${COFFER_TEST_GUESTS:-real}
-needed='SITE_ADDRESS TEST_FLAVOR TEST_OTHER_FLAVOR'
-[ "$guests" != none ] || needed='TEST_IMAGE TEST_FLAVORS'
-for name in $needed; do
+[ "$guests" = none ] || for name in SITE_ADDRESS TEST_FLAVOR TEST_OTHER_FLAVOR; do
     value=COFFER_$name
     [ -n "${!value:-}" ] || missing="$missing COFFER_$name"
 done
-[ -z "$missing" ] || { echo "Not set:$missing" >&2; sed -n 2,15p "$0" >&2; exit 2; }
+[ -z "$missing" ] || { echo "Not set:$missing" >&2; sed -n 2,14p "$0" >&2; exit 2; }
 tests() { .venv/bin/pytest -v -s -p no:cacheprovider "$@"; }
 
 if [ "$guests" = none ]; then

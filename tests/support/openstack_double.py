@@ -282,8 +282,9 @@ class Double:
 
         def end() -> None:
             if flavor["ram"] >= TOO_LARGE:
-                server["fault"] = {"message": "No valid host was found. There are not enough hosts available."}
                 self._becomes(server, "ERROR")
+                told = {"message": "No valid host was found. There are not enough hosts available."}
+                self._later(lambda: server.update(fault=told))
             else:
                 volume.update(status="in-use", attachments=[{"server_id": identity}])
                 self._becomes(server, "ACTIVE")

@@ -1,8 +1,9 @@
 """An OpenStack for tests of the driver: what an administrator prepares there, and what he sees is left.
 
 There is the double, and a real one if the environment names it: COFFER_TEST_CLOUDS_FILE (a clouds.yaml),
-COFFER_TEST_CLOUD (its entry of the service user) and COFFER_TEST_ADMIN_CLOUD (an administrator's), and of that cloud a
-public network, an image and three flavors: COFFER_TEST_PUBLIC_NETWORK, COFFER_TEST_IMAGE, COFFER_TEST_FLAVORS.
+COFFER_TEST_CLOUD (its entry of the service user) and COFFER_TEST_ADMIN_CLOUD (an administrator's). Of that, the first
+public network, the first image and the three smallest flavors are taken, unless COFFER_TEST_PUBLIC_NETWORK,
+COFFER_TEST_IMAGE and COFFER_TEST_FLAVORS (comma separated) name others.
 """
 
 from __future__ import annotations
@@ -24,10 +25,7 @@ from support import openstack_double
 from support.openstack_double import Double
 
 T = TypeVar("T")
-VARIABLES = (
-    "COFFER_TEST_CLOUDS_FILE", "COFFER_TEST_CLOUD", "COFFER_TEST_ADMIN_CLOUD", "COFFER_TEST_PUBLIC_NETWORK",
-    "COFFER_TEST_IMAGE", "COFFER_TEST_FLAVORS",
-)
+VARIABLES = ("COFFER_TEST_CLOUDS_FILE", "COFFER_TEST_CLOUD", "COFFER_TEST_ADMIN_CLOUD")
 QUIET = "ignore::openstack.warnings.RemovedInSDK50Warning"
 """The SDK warns of what its own objects do."""
 Thing = Any
@@ -186,9 +184,9 @@ class RealGround:
     file: str
     cloud: str
     admin: Any
-    public_network: str
-    image: str
-    flavors: tuple[str, ...]
+    flavors: tuple[str, ...] = ()
+    image: str = os.environ.get("COFFER_TEST_IMAGE", "")
+    public_network: str = os.environ.get("COFFER_TEST_PUBLIC_NETWORK", "")
     patience: float = 10.0
     run: str = field(default_factory=lambda: f"t-{uuid.uuid4().hex[:8]}")
     service_project: str = ""
@@ -204,19 +202,26 @@ class RealGround:
 
         missing = [name for name in VARIABLES if not os.environ.get(name)]
         assert not missing, f"these tests need an OpenStack: set {', '.join(missing)}"
-        file, cloud, admin, public, image, flavors = (os.environ[name] for name in VARIABLES)
+        file, cloud, admin = (os.environ[name] for name in VARIABLES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config = OpenStackConfig(config_files=[file])
-            connection = Connection(config=config.get_one(cloud=admin))
-            made = cls(file, cloud, connection, public, image, tuple(flavors.split(",")))
+            made = cls(file, cloud, Connection(config=config.get_one(cloud=admin)))
             made.service_project = str(Connection(config=config.get_one(cloud=cloud)).current_project_id)
             made.prepare()
         return made
 
     def prepare(self) -> None:
         network = self.admin.network
-        public = network.find_network(self.public_network, ignore_missing=False)
+        by_size = {one.ram: one.name for one in self.admin.compute.flavors()}
+        named = os.environ.get("COFFER_TEST_FLAVORS")
+        self.flavors = tuple(named.split(",") if named else (by_size[ram] for ram in sorted(by_size)[:3]))
+        self.image = self.image or next(self.admin.image.images(status="active")).name
+        if self.public_network:
+            public = network.find_network(self.public_network, ignore_missing=False)
+        else:
+            public = next(network.networks(is_router_external=True))
+            self.public_network = public.id
         self.router = network.create_router(
             name=self.run, project_id=self.service_project, external_gateway_info={"network_id": public.id},
         )
@@ -253,7 +258,7 @@ class RealGround:
         )
 
     def add_flavor(self, name: str) -> None:
-        self.made_flavors.append(self.admin.compute.create_flavor(name=name, vcpus=900, ram=9_000_000, disk=4).id)
+        self.made_flavors.append(self.admin.compute.create_flavor(name=name, vcpus=1, ram=256, disk=9_000_000).id)
 
     def bases(self) -> dict[str, str]:
         admin = self.admin

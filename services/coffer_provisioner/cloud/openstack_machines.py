@@ -41,11 +41,11 @@ class Machines:
         if server is None:
             return summary(await self._make(spec))
         await self._groups.tidy(spec)
-        return summary(await self._start(server) if task(server) == "" else server)
+        return await self._with_cause(await self._start(server) if task(server) == "" else server)
 
     async def find(self, instance: str) -> Machine | None:
         server = await self.of(instance)
-        return None if server is None else summary(server)
+        return None if server is None else await self._with_cause(server)
 
     async def all(self) -> dict[str, Machine]:
         found = ranked(await self.listed(), _usable)
@@ -264,6 +264,13 @@ class Machines:
         await self._calls.ask(
             "deleting a machine", Service.COMPUTE, "DELETE", f"/servers/{identity}", expected=(404, 409),
         )
+
+    async def _with_cause(self, server: Thing) -> Machine:
+        """Nova says that a machine failed a moment before it says why."""
+        if server["status"] == "ERROR" and not server.get("fault"):
+            await asyncio.sleep(self._settings.poll_seconds)
+            server = await self.look(server["id"]) or server
+        return summary(server)
 
     async def _listed(self, instance: str | None) -> list[Thing]:
         return await self._calls.listing(
