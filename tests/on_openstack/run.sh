@@ -26,8 +26,10 @@ done
 tests() { .venv/bin/pytest -v -s -p no:cacheprovider "$@"; }
 
 if [ "$guests" = none ]; then
-    tests tests/contract/cloud -k openstack
-    tests tests/cloud --ignore tests/on_openstack/story
+    export COFFER_TEST_PUBLIC_NETWORK=$COFFER_OPENSTACK_PUBLIC_NETWORK
+    tests tests/contract/cloud -k "openstack and not double"
+    tests tests/contract/cloud_openstack -k real
+    tests tests/on_openstack/tenant
     exit
 fi
 
