@@ -137,7 +137,7 @@ def certificates(machine: MachineFile) -> dict[str, str]:
 
 def environment(machine: MachineFile) -> str:
     values = {
-        "COFFER_VOLUME": machine.data_volume,
+        "COFFER_DATA_VOLUME": machine.data_volume,
         "COFFER_SSH_CIDRS": ",".join(machine.ssh_cidrs),
         "COFFER_MANAGEMENT_MACS": ",".join(machine.management_macs),
     }

@@ -18,7 +18,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     volume_file: str = "/volume/disk.img"
     """The data volume as a file, attached as the loop device of `loop_minor`."""
     loop_minor: int | None = None
-    volume: str = ""
+    data_volume: str = ""
     """The block storage's id of the data volume, where there is no `loop_minor`: its disk is found by it."""
     tenant_gateway: str = ""
     """The tenant network's gateway, where the cloud knows it and the routes do not tell."""

@@ -75,7 +75,7 @@ class Volume:
         return out.strip().splitlines()[-1]
 
     async def _disk(self) -> str:
-        volume = self._options.volume
+        volume = self._options.data_volume
         if not volume:
             raise _wrong("this machine was not told which volume is its own")
         found = ""

@@ -27,6 +27,10 @@ def load(kind: type[T], environ: Mapping[str, str] | None = None, *, prefix: str
     """Build `kind` from the environment. List fields are given comma separated."""
     source = os.environ if environ is None else environ
     values: dict[str, object] = {}
+    names = {field.name for field in msgspec.structs.fields(kind)}
+    for name in names:
+        if f"{name}_file" in names:  # what is meant for the one would be read as the other
+            raise TypeError(f"{kind.__name__} has both {name} and {name}_file")
     for field in msgspec.structs.fields(kind):
         name = prefix + field.name.upper()
         text = _value(source, name)

@@ -74,7 +74,7 @@ async def main() -> None:
     sh(f"rm {FILE}")
     seen["no file"] = await refusal(Volume(OPTIONS).ensure_mounted(fs, may_format=True))
     volume._APPEAR_SECONDS = 1.0
-    missing = Options(data_dir="/data", volume=str(uuid.uuid4()))
+    missing = Options(data_dir="/data", data_volume=str(uuid.uuid4()))
     seen["no device"] = await refusal(Volume(missing).ensure_mounted(fs, may_format=True))
     print(json.dumps(seen))
 

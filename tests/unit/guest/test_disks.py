@@ -76,7 +76,7 @@ async def test_a_disk_that_does_not_come_is_an_error_and_one_that_comes_late_is_
     monkeypatch.setattr(volume, "_APPEAR_SECONDS", 0.05)
     seen = [""]
     monkeypatch.setattr(disks, "find", lambda _: seen[-1])
-    machine = Volume(Options(data_dir="/nonexistent/data", volume=ID))
+    machine = Volume(Options(data_dir="/nonexistent/data", data_volume=ID))
     with pytest.raises(GiveUp, match=f"no disk of this machine is volume {ID}"):
         await machine.ensure_mounted(ID, may_format=True)
     monkeypatch.setattr(volume, "_APPEAR_SECONDS", 5.0)

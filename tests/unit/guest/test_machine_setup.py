@@ -89,7 +89,7 @@ def test_the_agent_reads_what_was_written_for_it(tmp_path: Path, runs: Runs) -> 
     apply(msgspec.structs.replace(MACHINE, ssh_cidrs=("10.8.0.0/24",)), tmp_path, runs)
     lines = (tmp_path / "etc/coffer/agent.env").read_text().splitlines()
     options = settings.load(Options, dict(line.split("=", 1) for line in lines))
-    assert options.volume == MACHINE.data_volume
+    assert options.data_volume == MACHINE.data_volume
     assert options.management_macs == list(MACHINE.management_macs)
     assert options.ssh_cidrs == ["10.8.0.0/24"]
 

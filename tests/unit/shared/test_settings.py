@@ -121,3 +121,12 @@ def test_another_prefix_is_another_set_of_variables():
         load(Some, given | {"COFFER_STORE_PORT": "x"}, prefix="COFFER_STORE_")
     with pytest.raises(BadSettings, match="COFFER_STORE_NAME"):
         load(Some, GIVEN, prefix="COFFER_STORE_")
+
+
+def test_no_setting_is_another_ones_file():
+    class Both(msgspec.Struct):
+        volume: str = ""
+        volume_file: str = "/volume/disk.img"
+
+    with pytest.raises(TypeError, match="volume_file"):
+        load(Both, {})
