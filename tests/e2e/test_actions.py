@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from support.stack import Api, Stack, address, eventually, psql, run
-from support.tenants import Shop
+from support.tenants import Shop, connection
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,6 @@ def shop(api: Api) -> Iterator[Shop]:
 class Held:
     """A connection of a tenant that says something every tenth of a second."""
 
-    process: subprocess.Popen[str]
     name: str
 
     def lines(self) -> int:
@@ -47,26 +45,10 @@ class Held:
 
 @pytest.fixture
 def held(shop: Shop) -> Iterator[Held]:
-    name = f"coffer-test-{secrets.token_hex(4)}"
-    script = "\\echo tick\nSELECT pg_sleep(0.1);\n" * 1500
-    program = (
-        'umask 077; read -r line; printf "%s" "$line" > /tmp/pass; PGPASSFILE=/tmp/pass PGCONNECT_TIMEOUT=5 exec psql '
-        f"-XAtq -v ON_ERROR_STOP=1 -h {shop.public} -U app -d shop"
-    )
-    process = subprocess.Popen(
-        ["docker", "run", "--name", name, "-i", "--network", "host", "--user", "0:0", "--entrypoint", "sh",
-         "coffer/postgres:17", "-c", program],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(f"{shop.public}:5432:*:app:{shop.password}\n{script}")
-    process.stdin.flush()
-    one = Held(process, name)
-    eventually(lambda: one.lines() > 3, within=30, what="the connection is open")
-    yield one
-    run("docker", "rm", "-f", name)
-    process.kill()
-    process.wait()
+    with connection(shop, "\\echo tick\nSELECT pg_sleep(0.1);\n" * 1500, ends=False) as name:
+        one = Held(name)
+        eventually(lambda: one.lines() > 3, within=30, what="the connection is open")
+        yield one
 
 
 def connects(host: str, shop: Shop) -> bool:

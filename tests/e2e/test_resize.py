@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from support.loot import connect, loot_of
 from support.stack import Api, Stack, address, eventually, psql, run
-from support.tenants import Shop
+from support.tenants import Shop, connection
 
 GIB = 1 << 30
 
@@ -43,7 +42,6 @@ class Writer:
     """A tenant's client on one connection, which writes a row every few hundredths of a second and stops at the first
     statement that fails."""
 
-    process: subprocess.Popen[str]
     name: str
 
     def rows(self) -> int:
@@ -57,26 +55,11 @@ class Writer:
 
 @pytest.fixture
 def writer(shop: Shop) -> Iterator[Writer]:
-    name = f"coffer-test-{secrets.token_hex(4)}"
     script = "".join(f"INSERT INTO written VALUES ({n});\n\\echo wrote\nSELECT pg_sleep(0.05);\n" for n in range(600))
-    program = (
-        'umask 077; read -r line; printf "%s" "$line" > /tmp/pass; PGPASSFILE=/tmp/pass PGCONNECT_TIMEOUT=5 exec psql '
-        f"-XAtq -v ON_ERROR_STOP=1 -h {shop.public} -U app -d shop"
-    )
-    process = subprocess.Popen(
-        ["docker", "run", "--name", name, "-i", "--network", "host", "--user", "0:0", "--entrypoint", "sh",
-         "coffer/postgres:17", "-c", program],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(f"{shop.public}:5432:*:app:{shop.password}\n{script}")
-    process.stdin.close()
-    one = Writer(process, name)
-    eventually(lambda: one.rows() > 3, within=30, what="the writer writes")
-    yield one
-    run("docker", "rm", "-f", name)
-    process.kill()
-    process.wait()
+    with connection(shop, script, ends=True) as name:
+        one = Writer(name)
+        eventually(lambda: one.rows() > 3, within=30, what="the writer writes")
+        yield one
 
 
 def act(api: Api, path: str, body: dict[str, Any], *, ends: str = "succeeded", within: float = 180) -> dict[str, Any]:

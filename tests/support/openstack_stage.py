@@ -27,11 +27,11 @@ from coffer_provisioner.cloud.interface import (
 )
 from coffer_provisioner.cloud.openstack import OpenStackCloud
 from support.faulty_proxy import FaultyProxy
-from support.openstack_ground import Ground, configured, left_over
+from support.openstack_ground import Ground, left_over
 
 T = TypeVar("T")
 PROJECT = "tenant"
-WITHIN = 300.0 if configured() else 30.0
+WITHIN = 300.0
 
 
 @dataclass
@@ -121,6 +121,7 @@ class Instance:
 async def reached(
     look: Callable[[], Awaitable[T]], good: Callable[[T], bool] = lambda _: True, within: float = WITHIN,
 ) -> T:
+    """What the cloud says in the end: calls of a driver need not wait, and may be told to try again."""
     end = time.monotonic() + within
     while True:
         said: object

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -19,7 +18,6 @@ from coffer_provisioner.cloud.docker_networks import uuid_of
 from coffer_provisioner.cloud.fake import FakeCloud, World
 from coffer_provisioner.cloud.interface import (
     Cloud,
-    CloudBusy,
     Machine,
     MachineSpec,
     MachineState,
@@ -31,6 +29,7 @@ from coffer_provisioner.cloud.interface import (
 from coffer_provisioner.cloud.openstack import OpenStackCloud
 from support import openstack_ground
 from support.openstack_ground import DoubleGround, Ground, RealGround, left_over
+from support.openstack_stage import active, reached
 
 T = TypeVar("T")
 SMALL = Size("1", 256, 0.5)
@@ -278,31 +277,6 @@ def site(request: pytest.FixtureRequest) -> Site:
     return found
 
 
-async def reached(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], within: float = 240.0) -> T:
-    """What the cloud says in the end: calls of a driver need not wait, and may be told to try again."""
-    end = time.monotonic() + within
-    while True:
-        said: object
-        try:
-            said = found = await look()
-            if good(found):
-                return found
-        except CloudBusy as error:
-            said = error
-        assert time.monotonic() < end, f"still not there: {said!r}"
-        await asyncio.sleep(0.2)
-
-
-def anything(_found: object) -> bool:
-    return True
-
-
-def active(machine: Machine | None) -> bool:
-    assert machine is not None
-    assert machine.state is not MachineState.ERROR, machine.fault
-    return machine.state is MachineState.ACTIVE and not machine.unconfirmed
-
-
 def ready(volume: Volume) -> bool:
     assert not volume.fault
     return volume.ready
@@ -331,7 +305,7 @@ class Wanted:
 
     async def port(self, cloud: Cloud, **changed: str | None) -> Port:
         wanted: dict[str, str | None] = {"network": self.network, "address": None, **changed}
-        return await reached(lambda: cloud.ensure_port(self.tags, **wanted), anything)  # type: ignore[arg-type]
+        return await reached(lambda: cloud.ensure_port(self.tags, **wanted))  # type: ignore[arg-type]
 
     async def volume(self, cloud: Cloud, gib: int = 1, volume_type: str | None = None) -> Volume:
         return await reached(lambda: cloud.ensure_volume(self.tags, gib=gib, volume_type=volume_type), ready)
@@ -348,7 +322,7 @@ class Wanted:
 
     async def drop(self, cloud: Cloud) -> None:
         for drop in (cloud.drop_public_address, cloud.drop_machine, cloud.drop_volume, cloud.drop_port):
-            await reached(lambda drop=drop: drop(self.instance), anything)  # type: ignore[misc]
+            await reached(lambda drop=drop: drop(self.instance))  # type: ignore[misc]
 
 
 @pytest.fixture

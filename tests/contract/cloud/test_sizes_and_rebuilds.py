@@ -10,7 +10,8 @@ from uuid import uuid4
 import pytest
 
 from coffer_provisioner.cloud.interface import Cloud, CloudBusy, CloudRefused, Machine, MachineState, Size, Tags
-from contract.cloud.conftest import Site, Wanted, active, anything, reached
+from contract.cloud.conftest import Site, Wanted
+from support.openstack_stage import active, reached
 
 New = Callable[..., Wanted]
 
@@ -38,7 +39,7 @@ async def test_access(site: Site, wanted: New) -> None:
     cloud = doors[0]
 
     async def let_in(door: Cloud, *allowed: str, port: int = 15432) -> None:
-        await reached(lambda: door.ensure_access(one.tags, tcp_port=port, allowed_cidrs=allowed), anything)
+        await reached(lambda: door.ensure_access(one.tags, tcp_port=port, allowed_cidrs=allowed))
 
     with pytest.raises(CloudRefused) as refused:
         await cloud.ensure_access(one.tags, tcp_port=15432, allowed_cidrs=())
