@@ -58,7 +58,7 @@ class Volumes:
         if gib < volume["size"]:
             raise CloudRefused("cannot_shrink", f"the volume has {volume['size']} GiB and cannot shrink")
         if gib == volume["size"] or volume["status"] not in {"available", "in-use"}:
-            return await self._summary(volume)
+            return await self._grown(volume, gib)
         what = "growing a volume"
         answer = await self._calls.ask(
             what, Service.VOLUMES, "POST", f"/volumes/{volume['id']}/action",
@@ -68,7 +68,7 @@ class Volumes:
             now = await self._needed(instance)
             if now["size"] == volume["size"] and now["status"] == volume["status"]:
                 raise error_of(what, answer)
-        return await self._summary(await self._needed(instance))
+        return await self._grown(await self._needed(instance), gib)
 
     async def drop(self, instance: str) -> None:
         """Returns when it is gone."""
@@ -144,6 +144,11 @@ class Volumes:
             return True
         now = await self._look(identity)
         return now is None or now["status"] == "deleting"
+
+    async def _grown(self, volume: Thing, gib: int) -> Volume:
+        """Not ready before it has the size, whatever else Cinder says of it."""
+        found = await self._summary(volume)
+        return found if found.gib >= gib else Volume(found.id, found.gib, ready=False, fault=found.fault)
 
     async def _summary(self, volume: Thing) -> Volume:
         fault = ""

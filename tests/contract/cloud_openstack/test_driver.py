@@ -236,3 +236,18 @@ async def test_pages(double_stage: Stage, double_ground: DoubleGround) -> None:
     for one in many:
         await one.nothing(cloud)
     assert stage.left_over() == []
+
+
+async def test_a_volume_that_is_busy_with_something_else_has_not_grown(double_ground: DoubleGround) -> None:
+    stack = "busy"
+    cloud, tags = double_ground.door(stack), Tags(str(uuid4()), str(uuid4()), PROJECT)
+    made = await reached(lambda: cloud.ensure_volume(tags, gib=1, volume_type=None), lambda volume: volume.ready)
+    (volume,) = double_ground.volumes(stack)
+    for status in ("reserved", "attaching"):
+        volume["status"] = status
+        found = await cloud.grow_volume(tags.instance, 2)
+        assert (found.id, found.gib, found.ready) == (made.id, 1, False), status
+    volume["status"] = "available"
+    grown = await reached(lambda: cloud.grow_volume(tags.instance, 2), lambda volume: volume.ready)
+    assert grown.gib == 2
+    await cloud.close()
