@@ -21,9 +21,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+from coffer_clouds.session import described
 from coffer_provisioner.cloud.interface import CloudBusy, CloudRefused
 from coffer_provisioner.cloud.openstack_labels import OpenStackSettings, Thing
 from coffer_shared.errors import CofferError
+from coffer_shared.settings import BadSettings
 
 if TYPE_CHECKING:
     from openstack.connection import Connection
@@ -223,26 +225,18 @@ class Calls:
         return found
 
     def _connected(self) -> Connection:
-        # Imported here: they are large, and other clouds do not need them.
-        import yaml  # noqa: PLC0415
-        from openstack.config.loader import OpenStackConfig  # noqa: PLC0415
-        from openstack.connection import Connection  # noqa: PLC0415
-        from openstack.exceptions import ConfigException  # noqa: PLC0415
+        from openstack.connection import Connection  # noqa: PLC0415 - large, and other clouds do not need it
 
         with _quiet():
             if self._connection is None:
                 chosen = self._settings
-                file = chosen.clouds_file
                 try:
-                    found = OpenStackConfig(config_files=[file]) if file else OpenStackConfig()
-                    region = found.get_one(
-                        cloud=chosen.cloud or None, api_timeout=chosen.call_seconds, app_name="coffer",
+                    region = described(
+                        chosen.clouds_file, chosen.cloud, why="no cloud to connect to",
+                        api_timeout=chosen.call_seconds, app_name="coffer",
                     )
-                except yaml.YAMLError:
-                    # its text quotes the file, which holds a password
-                    raise CloudBusy(f"{file or 'clouds.yaml'} is not valid YAML") from None
-                except ConfigException as error:
-                    raise CloudBusy(f"no cloud to connect to: {error}") from None
+                except BadSettings as error:
+                    raise CloudBusy(str(error)) from None
                 self._connection = Connection(config=region)
             return self._connection
 
