@@ -2,7 +2,8 @@
 # Build the guest image: build/guest/coffer-guest-VERSION.qcow2, for `coffer-manage image upload`.
 #   build.sh             does nothing when it is there, made from the same files
 #   build.sh --fresh     with the Debian packages of today, also if it is there
-# It needs Docker and what deploy/images/build.sh needs, and no registry, virtualization, loop device or mount.
+# It needs Docker (deploy/host/docker.sh) and what deploy/images/build.sh needs, and no registry, virtualization, loop
+# device or mount.
 #   COFFER_BUILD_LOGS=DIR    where each build's output goes
 set -eu
 
@@ -33,7 +34,7 @@ fresh=''
 case ${1:-} in
     '') ;;
     --fresh) fresh=--no-cache ;;
-    *) sed -n 2,6p "$0" >&2; exit 2 ;;
+    *) sed -n 2,7p "$0" >&2; exit 2 ;;
 esac
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$root/guest/pyproject.toml")-$(inputs)
 image=$out/coffer-guest-$version.qcow2
@@ -43,6 +44,7 @@ if [ -s "$image" ] && [ -z "$fresh" ]; then
 fi
 mkdir -p "$out" "$COFFER_BUILD_LOGS"
 : >"$log"
+"$root/deploy/host/docker.sh"
 
 # mkbase.sh, the agent and its tools; then what makes a machine of it
 COFFER_BUILD_FRESH=$fresh "$root/deploy/images/build.sh" machine=
