@@ -32,7 +32,10 @@ class UserArgs(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Prepare(msgspec.Struct, frozen=True):
-    """`prepare`: bring a new machine to a running, secured, healthy database. Resumable at any point."""
+    """`prepare`: bring a new machine to a running, secured, healthy database. Resumable at any point.
+
+    `adopt`: the same, where the volume is a copy of another instance's, with the file system's UUID of that. It may be
+    larger than it was there. Never formatted, and there must be a database on it."""
 
     datastore: str
     version: str
@@ -162,6 +165,21 @@ class Resize(msgspec.Struct, frozen=True):
     vcpus: Annotated[float, msgspec.Meta(gt=0)]
 
 
+class Snapshot(msgspec.Struct, frozen=True):
+    """`snapshot`: hold the data volume still while the control plane has it copied, which `messages.Frozen` asks
+    after. It changes nothing that other commands change; what they write meanwhile waits."""
+
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=600)]
+    """For so long at most; the command fails if the copy is not made by then."""
+
+
+class Snapshotted(msgspec.Struct, frozen=True):
+    """Result of `snapshot`: the volume stood still without a gap until the copy was made."""
+
+    used_bytes: int
+    """Of the file system."""
+
+
 class SetAccess(msgspec.Struct, frozen=True):
     """`set_access`: who may connect from now on. Whoever may not any more is cut off, the others notice nothing."""
 
@@ -189,6 +207,8 @@ COMMANDS: dict[str, type[msgspec.Struct]] = {
     "resize": Resize,
     "set_access": SetAccess,
     "backup": BackUp,
+    "snapshot": Snapshot,
+    "adopt": Prepare,
 }
 
 # --- queries ---

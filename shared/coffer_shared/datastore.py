@@ -25,6 +25,7 @@ class Feature(StrEnum):
     USERS = "users"
     ROOT = "root"
     BACKUP = "backup"
+    SNAPSHOT = "snapshot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +273,20 @@ class HasBackup(Protocol):
         ...
 
 
+@runtime_checkable
+class HasSnapshot(Protocol):
+    """Feature.SNAPSHOT: an engine whose data directory, copied at one moment, opens as after a crash."""
+
+    async def before_snapshot(self, engine: Engine) -> None:
+        """Write out what can be written, so that the copy opens soon. Idempotent; nothing stands still yet."""
+        ...
+
+    async def after_adoption(self, engine: Engine) -> None:
+        """In the copy, end what the original was in the middle of, such as slots of its backups. Idempotent; before
+        `after_first_start`."""
+        ...
+
+
 class Engine(Protocol):
     """Sessions to one running engine, by database; handed to the calls above."""
 
@@ -283,5 +298,6 @@ FACETS: Mapping[Feature, type] = {
     Feature.USERS: HasUsers,
     Feature.ROOT: HasRoot,
     Feature.BACKUP: HasBackup,
+    Feature.SNAPSHOT: HasSnapshot,
 }
 

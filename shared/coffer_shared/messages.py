@@ -219,7 +219,14 @@ class RenewGrant(Message, tag="renew-grant", kw_only=True, frozen=True):
     op: str
 
 
-Request: TypeAlias = Sync | Renew | Rotate | RenewGrant
+class Frozen(Message, tag="frozen", kw_only=True, frozen=True):
+    """The data volume stands still for this operation, so that it can be copied: is the copy made? Asked again and
+    again while it stands still."""
+
+    op: str
+
+
+Request: TypeAlias = Sync | Renew | Rotate | RenewGrant | Frozen
 
 
 class Desired(Message, tag="desired", kw_only=True, frozen=True):
@@ -245,6 +252,13 @@ class Granted(Message, tag="granted", kw_only=True, frozen=True):
     grant: Grant
 
 
+class Copied(Message, tag="copied", kw_only=True, frozen=True):
+    """Answer to `Frozen`."""
+
+    done: bool
+    """The copy is made, and the volume may be written to again."""
+
+
 class Denied(Message, tag="denied", kw_only=True, frozen=True):
     """The request is refused for good."""
 
@@ -252,7 +266,7 @@ class Denied(Message, tag="denied", kw_only=True, frozen=True):
     text: str = ""
 
 
-RequestAnswer: TypeAlias = Desired | Credential | Granted | Denied
+RequestAnswer: TypeAlias = Desired | Credential | Granted | Copied | Denied
 
 
 class Enrol(Message, tag="enrol", kw_only=True, frozen=True):

@@ -59,6 +59,18 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of an instance's volume as it was at one moment. It outlives the instance; the volume it is of may have to
+    stay as long."""
+
+    id: str
+    gib: int
+    """Of the volume; no volume that is made of it can be smaller."""
+    ready: bool
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """How large a machine is. `flavor` is the cloud's own id of it; a driver whose cloud has none goes by the rest."""
 
@@ -131,7 +143,10 @@ class Cloud(Protocol):
 
     async def ensure_volume(
         self, tags: Tags, *, gib: int, volume_type: str | None, availability_zone: str | None = None,
-    ) -> Volume: ...
+        snapshot: str | None = None,
+    ) -> Volume:
+        """Empty, or with what the snapshot of that id holds. CloudRefused `no_snapshot` if it is not there."""
+        ...
 
     async def mark_volume(self, tags: Tags) -> None:
         """Record with the volume itself that it holds a started database, whatever our own database forgets."""
@@ -188,7 +203,20 @@ class Cloud(Protocol):
     async def drop_machine(self, instance: str) -> None: ...
 
     async def drop_volume(self, instance: str) -> None:
-        """Delete the data. The caller has made sure that this is wanted."""
+        """Delete the data. The caller has made sure that this is wanted, and that there are no snapshots of it."""
+        ...
+
+    async def ensure_snapshot(self, tags: Tags, *, backup: str) -> Snapshot:
+        """Begin to copy the volume of `tags.instance` as it is now, while a machine uses it: the one snapshot of that
+        backup. Not `ready` while that goes on; once it is, whatever is written later is not in it.
+
+        CloudRefused `no_snapshots` where the cloud cannot do so, `no_volume`, `quota`."""
+        ...
+
+    async def find_snapshot(self, backup: str) -> Snapshot | None: ...
+
+    async def drop_snapshot(self, backup: str) -> None:
+        """CloudBusy while the cloud needs it, such as for a volume that was made of it."""
         ...
 
     async def drop_port(self, instance: str) -> None:
