@@ -15,7 +15,8 @@ from coffer_api.problems import Problem, bad_request, not_found
 _MARKER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SELECT = """
     SELECT b.id, b.project_id, b.instance_id, b.operation_id, b.name, b.description, b.parent_id, b.state, b.storage,
-           b.container, b.location, b.raw_bytes, b.stored_bytes, b.failure_text, b.created_at, b.updated_at,
+           b.container, b.location, b.raw_bytes, b.stored_bytes, b.volume_gib, b.fs_uuid, b.failure_text, b.created_at,
+           b.updated_at,
            d.name AS datastore, v.name AS version, v.id AS version_id, v.version AS number
     FROM backups b
     JOIN datastore_versions v ON v.id = b.datastore_version_id

@@ -31,12 +31,14 @@ from coffer_api.problems import Problem, bad_request, not_found, not_in_this_rel
 from coffer_db import operations
 from coffer_db.operations import Busy, Replayed
 from coffer_db.tables import BackupState
+from coffer_shared.backups import CINDER
 from coffer_shared.datastore import Feature
 
 ROUTES = Routes("backups")
 BACKUP_WITHIN = timedelta(hours=12)
 DELETE_WITHIN = timedelta(hours=1)
-STORAGE = "swift"
+SNAPSHOT_WITHIN = timedelta(hours=1)
+SWIFT = "swift"
 _TRUE = frozenset({"1", "t", "true", "on", "y", "yes"})
 _BEING_MADE = frozenset({BackupState.NEW, BackupState.BUILDING, BackupState.SAVING})
 _OPEN = "('pending', 'running', 'waiting', 'undoing')"
@@ -54,7 +56,7 @@ _TREE = text(f"""
         UNION
         SELECT child.id FROM backups child JOIN tree ON child.parent_id = tree.id
     )
-    SELECT b.id, b.project_id, b.instance_id, b.operation_id, b.state, b.container,
+    SELECT b.id, b.project_id, b.instance_id, b.operation_id, b.state, b.storage, b.container,
            EXISTS (SELECT FROM operations o WHERE o.id = b.operation_id AND o.state IN {_OPEN}) AS busy
     FROM backups b
     WHERE b.id IN (SELECT id FROM tree) AND b.deleted_at IS NULL
@@ -78,7 +80,9 @@ class Wanted:
     id: str
     row: asyncpg.Record
     """Of the instance."""
+    storage: str
     container: str
+    """Empty in Cinder."""
     spec: BackupSpec
 
 
@@ -130,7 +134,8 @@ async def show_backup(call: Call) -> Response:
     errors=(409, 501), repeatable=True,
 )
 async def create_backup(call: Call) -> Response:
-    """A full backup of an instance, which goes on serving. The same request again under the same `Idempotency-Key`
+    """A full backup of an instance, which goes on serving: in the object store, or with the storage driver `cinder` as
+    a snapshot of its volume, where the cloud takes such. The same request again under the same `Idempotency-Key`
     answers with the backup it made the first time."""
     spec = (await call.body(CreateBackup)).backup
     if spec.restore_from is not None:
@@ -155,9 +160,10 @@ async def delete_backup(call: Call) -> Response:
     """With those that are increments to it. 404 once its objects are gone; asked again before that, it changes
     nothing."""
     row = await backup_rows.load(call, call.part(1))
-    gone = await tenant_containers.is_gone(call, row["project_id"], row["container"])
+    stored = row["storage"] != CINDER
+    gone = stored and await tenant_containers.is_gone(call, row["project_id"], row["container"])
     async with call.api.db.begin() as session:
-        filed = await _delete(call, session, row["id"], {row["container"]} if gone else set())
+        filed = await _delete(call, session, row["id"], row["container"] if gone else "")
     for instance, operation in filed.values():
         await call.api.wakes.wake(instance, operation)
     return filing.accepted(filed[row["id"]][1])
@@ -190,8 +196,12 @@ async def _plan(call: Call, spec: BackupSpec, instance: str) -> Wanted:
     """Everything that can be refused without writing is refused here."""
     row = await instance_rows.load(call, instance)
     datastore = call.api.specs.get(row["manager"])
-    if datastore is None or Feature.BACKUP not in datastore.features:
-        raise bad_request(f"The 'backup' operation is not supported for the '{row['datastore']}' datastore.")
+    snapshot = spec.storage_driver == CINDER
+    feature = Feature.SNAPSHOT if snapshot else Feature.BACKUP
+    if datastore is None or feature not in datastore.features:
+        raise bad_request(f"The '{feature}' operation is not supported for the '{row['datastore']}' datastore.")
+    if snapshot:
+        return _plan_snapshot(call, row, spec)
     if not row["backup_image"]:
         raise bad_request(
             f"The 'backup' operation is not supported for version '{row['version']}' of the '{row['datastore']}' "
@@ -200,19 +210,29 @@ async def _plan(call: Call, spec: BackupSpec, instance: str) -> Wanted:
     container = await backup_strategies.container_of(call, row, spec.swift_container)
     filing.need_action(call, row)
     await tenant_containers.ensure(call, row["project_id"], container)
-    return Wanted(str(uuid.uuid4()), row, container, spec)
+    return Wanted(str(uuid.uuid4()), row, SWIFT, container, spec)
+
+
+def _plan_snapshot(call: Call, row: asyncpg.Record, spec: BackupSpec) -> Wanted:
+    if call.api.settings.cloud != "openstack":
+        raise bad_request("The storage driver 'cinder' is not supported: this cloud takes no snapshots of volumes.")
+    if spec.swift_container is not None:
+        raise bad_request("A swift_container cannot be given with the storage driver 'cinder'.")
+    filing.need_action(call, row)
+    return Wanted(str(uuid.uuid4()), row, CINDER, "", spec)
 
 
 async def _write(call: Call, wanted: Wanted, key: filing.Key) -> str:
-    row = wanted.row
+    row, snapshot = wanted.row, wanted.storage == CINDER
     new = filing.new(
-        call, row, "create_backup", within=BACKUP_WITHIN, lifecycle=True, beside=True, args={"backup": wanted.id},
-        key=key,
+        call, row, "create_snapshot" if snapshot else "create_backup",
+        within=SNAPSHOT_WITHIN if snapshot else BACKUP_WITHIN, lifecycle=True, beside=True,
+        args={"backup": wanted.id}, key=key,
     )
     values = {
         "id": wanted.id, "instance": row["id"], "name": wanted.spec.name, "description": wanted.spec.description,
-        "state": str(BackupState.NEW), "storage": STORAGE, "container": wanted.container,
-        "prefix": f"{row['id']}/{wanted.id}/",
+        "state": str(BackupState.NEW), "storage": wanted.storage, "container": wanted.container,
+        "prefix": "" if snapshot else f"{row['id']}/{wanted.id}/",
     }
     try:
         async with call.api.db.begin() as session:
@@ -232,10 +252,10 @@ def _made(row: asyncpg.Record) -> Response:
 
 
 async def _delete(
-    call: Call, session: AsyncSession, backup: str, gone: set[str],
+    call: Call, session: AsyncSession, backup: str, gone: str,
 ) -> dict[str, tuple[str, str]]:
     """The instance and the operation of each deletion, by backup: those that were under way and those filed now.
-    `gone`: containers that are there no more.
+    `gone`: a container that is there no more.
 
     The rows are locked before it is looked whether anything restores from them, and a restore locks its backup before
     it is filed: whichever comes second sees the other.
@@ -270,5 +290,6 @@ async def _delete(
     return filed
 
 
-def _deletion(row: RowMapping, gone: set[str]) -> dict[str, Any]:
-    return {"backup": row["id"], "gone": True} if row["container"] in gone else {"backup": row["id"]}
+def _deletion(row: RowMapping, gone: str) -> dict[str, Any]:
+    lost = row["storage"] != CINDER and row["container"] == gone
+    return {"backup": row["id"], "gone": True} if lost else {"backup": row["id"]}

@@ -286,7 +286,7 @@ class BackupSpec(Body):
     instance_id: Uuid | None = None
     description: Nes | None = None
     swift_container: Nes | None = None
-    storage_driver: Literal["swift"] | None = None
+    storage_driver: Literal["swift", "cinder"] | None = None
     incremental: Annotated[bool, BeforeValidator(_bit), WithJsonSchema({
         "anyOf": [{"type": "integer", "minimum": 0, "maximum": 1}, {"type": "boolean"}, {"type": "null"}],
     })] = False

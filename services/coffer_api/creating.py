@@ -34,6 +34,7 @@ from coffer_api.instance_rows import UUID
 from coffer_api.problems import Problem, bad_request, not_in_this_release, over_limit
 from coffer_db import operations
 from coffer_db.operations import Replayed
+from coffer_shared.backups import CINDER
 from coffer_shared.commands import NewDatabase, UserArgs
 from coffer_shared.datastore import Datastore, Feature
 
@@ -127,7 +128,7 @@ async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
     if spec.region_name not in {None, settings.region}:
         raise bad_request(f"Region {spec.region_name} is not known.")
     if backup is not None:
-        restoring.need_feature(datastore)
+        restoring.need_feature(datastore, backup)
         restoring.need_room(backup, spec.volume.size)
     if spec.databases:
         _need(call, datastore, Feature.DATABASES, "instance:extension:database:create")
@@ -138,12 +139,12 @@ async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
     await instance_configuration.refuse(call, version["id"], spec.configuration)
     await tenant_networks.need_flavor(call, version["flavor"])
     nics = await tenant_networks.place(call, spec.nics)
-    if backup is not None:
+    if backup is not None and backup["storage"] != CINDER:
         await tenant_containers.ensure(call, backup["project_id"], backup["container"], make=False)
     instance = str(uuid.uuid4())
     row = _row(call, spec, instance, nics)
     row |= {"flavor_id": version["flavor"], "datastore_version_id": version["id"], "volume_gib": spec.volume.size,
-            "volume_type": spec.volume.type}
+            "volume_type": spec.volume.type, **restoring.columns(backup)}
     return Wanted(instance, row, databases, users, backup)
 
 

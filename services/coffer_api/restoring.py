@@ -13,6 +13,7 @@ from coffer_api import backup_rows
 from coffer_api.bodies import DatastoreSpec
 from coffer_api.problems import Problem, bad_request, not_found
 from coffer_db.tables import BackupState
+from coffer_shared.backups import CINDER
 from coffer_shared.datastore import Datastore, Feature
 
 GIB = 1024**3
@@ -53,7 +54,8 @@ def version(rows: Sequence[asyncpg.Record], asked: DatastoreSpec | None, backup:
             f"Backup {backup['id']} is of version '{own['name']}' ({own['version']}) of datastore {own['datastore']} "
             "and can be restored to that version only.",
         )
-    if not own["active"] or not own["backup_image"] or not own["backup_image_digest"]:
+    whole = backup["storage"] == CINDER or (own["backup_image"] and own["backup_image_digest"])
+    if not own["active"] or not whole:
         raise bad_request(
             f"Version '{own['name']}' ({own['version']}) of datastore {own['datastore']}, which backup {backup['id']} "
             "is of, is not available.",
@@ -61,19 +63,29 @@ def version(rows: Sequence[asyncpg.Record], asked: DatastoreSpec | None, backup:
     return own
 
 
-def need_feature(datastore: Datastore) -> None:
-    if Feature.BACKUP not in datastore.features:
+def need_feature(datastore: Datastore, backup: asyncpg.Record) -> None:
+    feature = Feature.SNAPSHOT if backup["storage"] == CINDER else Feature.BACKUP
+    if feature not in datastore.features:
         raise bad_request(f"The 'restore' operation is not supported for the '{datastore.name}' datastore.")
 
 
 def need_room(backup: asyncpg.Record, volume_gib: int) -> None:
-    if (backup["raw_bytes"] or 0) > volume_gib * GIB:
-        size = round(backup["raw_bytes"] / GIB, 2)
+    """A copy of a volume cannot be smaller than that was."""
+    needed = (backup["volume_gib"] or 0) * GIB or backup["raw_bytes"] or 0
+    if needed > volume_gib * GIB:
+        size = round(needed / GIB, 2)
         raise Problem(
             403,
             f"Backup is too large for given flavor or volume. Backup size: {size} GBs. "
             f"Available size: {volume_gib} GBs.",
         )
+
+
+def columns(backup: asyncpg.Record | None) -> dict[str, Any]:
+    """Of the new instance's row, where its volume is not to be a new one."""
+    if backup is None or backup["storage"] != CINDER:
+        return {}
+    return {"fs_uuid": backup["fs_uuid"], "formatted": True}
 
 
 def arguments(backup: asyncpg.Record | None) -> dict[str, Any]:

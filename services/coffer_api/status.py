@@ -22,13 +22,14 @@ _TASKS: Mapping[str, str] = {
     "recover_instance": "REBOOT",
     "reboot_instance": "REBOOT",
     "create_backup": "BACKUP",
+    "create_snapshot": "BACKUP",
     "resize_volume": "RESIZE",
     "resize_flavor": "RESIZE",
     "rebuild_instance": "BUILD",
 }
-BACKUP = "create_backup"
-"""The task during which an instance goes on serving, and shows what it would show without it."""
-_SERVED = frozenset({None, BACKUP, "restart_instance", "update_access", "resize_volume"})
+_BESIDE = frozenset({None, "create_backup", "create_snapshot"})
+"""Tasks during which an instance goes on serving, and shows what it would show without them."""
+_SERVED = _BESIDE | {"restart_instance", "update_access", "resize_volume"}
 """Tasks during which users, databases and root may be read and changed, if the database answers."""
 _SERVICE: Mapping[str, str] = {
     Engine.ABSENT: "SHUTDOWN",
@@ -86,7 +87,7 @@ def doing(facts: Facts) -> str:
 
 def at_rest(facts: Facts) -> bool:
     """Whether nothing is being done that could change how the instance is."""
-    return facts.task in {None, BACKUP}
+    return facts.task in _BESIDE
 
 
 def service(facts: Facts, expiry: float = HEARTBEAT_EXPIRY) -> str:

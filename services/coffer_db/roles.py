@@ -53,7 +53,8 @@ _CHANGE = ("select", "insert", "update", "delete")
 _BACKUP_PUBLIC = (
     "id", "project_id", "instance_id", "operation_id", "name", "description", "parent_id", "datastore_version_id",
     "state", "storage", "container", "prefix", "location", "manifest_sha256", "raw_bytes", "stored_bytes", "segments",
-    "position", "tools", "failure_text", "created_at", "updated_at", "completed_at", "deleted_at",
+    "volume_gib", "fs_uuid", "position", "tools", "failure_text", "created_at", "updated_at", "completed_at",
+    "deleted_at",
 )
 """All but the wrapped data key."""
 
@@ -116,7 +117,7 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         *_read("backups", "project_keys", "backup_containers"),
         Grant("backups", "update", (
             "state", "location", "data_key", "grant_until", "manifest_sha256", "raw_bytes", "stored_bytes", "segments",
-            "position", "tools", "failure_text", "updated_at", "completed_at", "deleted_at",
+            "volume_gib", "fs_uuid", "position", "tools", "failure_text", "updated_at", "completed_at", "deleted_at",
         )),
         Grant("project_keys", "insert"),
         Grant("backup_containers", "insert"),

@@ -396,12 +396,12 @@ class Backup(SQLModel, table=True):
     datastore_version_id: str | None = Field(foreign_key="datastore_versions.id", ondelete="SET NULL")
     state: str = BackupState.NEW
     storage: str = "swift"
-    """Name of the storage driver."""
+    """Name of the storage driver. In `cinder` there are no objects: container and prefix are empty."""
     container: str
     prefix: str
     """Of its objects in the container; ends with "/"."""
     location: str | None = None
-    """The manifest's address, once it is stored."""
+    """The manifest's address, or the snapshot's, once it is stored."""
     data_key: bytes | None = Field(default=None, sa_column=_secret())
     """Wrapped under the project's key; erased when the backup is deleted."""
     grant_until: datetime | None = Field(default=None, sa_column=_time())
@@ -411,6 +411,10 @@ class Backup(SQLModel, table=True):
     """Of the engine's data."""
     stored_bytes: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
     segments: int | None = None
+    volume_gib: int | None = None
+    """Of a snapshot: the size of the volume it is of."""
+    fs_uuid: str | None = None
+    """Of a snapshot: its file system's."""
     position: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     tools: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     failure_text: str | None = None

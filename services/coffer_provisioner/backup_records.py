@@ -23,7 +23,7 @@ from coffer_db.secrets import BadSecret, MasterKey, ProjectKey, container_contex
 from coffer_db.tables import BackupState
 from coffer_provisioner.storage.interface import Container
 from coffer_shared import log
-from coffer_shared.backups import KEY_BYTES, BackedUp
+from coffer_shared.backups import CINDER, KEY_BYTES, BackedUp
 from coffer_shared.errors import GiveUp, Unavailable
 
 _log = log.get(__name__)
@@ -120,6 +120,23 @@ class PostgresBackups:
             if (await session.execute(_COMPLETE, values)).first() is None:
                 raise GiveUp("backup_closed", "the backup is not being made any more")
 
+    async def complete_snapshot(self, backup: str, snapshot: str, *, gib: int, used_bytes: int) -> None:
+        values = {"backup": backup, "location": f"{CINDER}://{snapshot}", "gib": gib, "used": used_bytes}
+        async with self._db.begin() as session:
+            if (await session.execute(_COMPLETE_SNAPSHOT, values)).first() is None:
+                raise GiveUp("backup_closed", "the backup is not being made any more")
+
+    async def has_snapshots(self, instance: str) -> bool:
+        async with self._db.begin() as session:
+            return (await session.execute(_SNAPSHOTS, {"instance": instance})).first() is not None
+
+    async def frozen(self, instance: str, operation: str) -> tuple[bool, bool] | None:
+        """The guest's volume stands still for that operation: whether the snapshot is there, and whether that it stands
+        still is news. None if the instance has no such operation that still goes forward."""
+        async with self._db.begin() as session:
+            found = (await session.execute(_FROZEN, {"instance": instance, "id": operation})).first()
+        return (found.done, found.news) if found is not None else None
+
     async def forget(self, backup: str) -> None:
         async with self._db.begin() as session:
             await session.execute(_FORGET, {"backup": backup})
@@ -189,6 +206,23 @@ _FORGET = text("""
     UPDATE backups SET state = 'DELETED', data_key = NULL, updated_at = now(), deleted_at = now()
     WHERE id = :backup AND deleted_at IS NULL
 """)
+_SNAPSHOTS = text(f"""
+    SELECT FROM backups WHERE instance_id = :instance AND storage = '{CINDER}' AND state NOT IN ('FAILED', 'DELETED')
+    LIMIT 1
+""")
+# A frozen guest asks several times a second: only the first time is anything written.
+_FROZEN = text("""
+    WITH asking AS (
+        SELECT o.id, o.guest_state, b.state IN ('SAVING', 'COMPLETED') AS done
+        FROM operations o JOIN backups b ON b.id = o.args ->> 'backup' AND b.operation_id = o.id
+        WHERE o.id = :id AND o.instance_id = :instance AND o.kind = 'create_snapshot' AND NOT o.cancel_requested
+          AND o.state IN ('pending', 'running', 'waiting') AND o.guest_state IN ('', 'accepted', 'frozen')
+    ), noted AS (
+        UPDATE operations o SET guest_state = 'frozen', updated_at = now()
+        FROM asking WHERE o.id = asking.id AND o.guest_state IN ('', 'accepted')
+    )
+    SELECT done, guest_state <> 'frozen' AS news FROM asking
+""")
 _ASKING = text("""
     SELECT project_id, kind, args, state, cancel_requested, guest_state FROM operations
     WHERE id = :id AND instance_id = :instance
@@ -219,3 +253,12 @@ _COMPLETE = text(f"""
       AND b.deleted_at IS NULL
     RETURNING b.id
 """).bindparams(bindparam("position", type_=JSONB), bindparam("tools", type_=JSONB))  # noqa: S608 - a constant
+_COMPLETE_SNAPSHOT = text(f"""
+    {_MAKING}
+    UPDATE backups b SET state = 'COMPLETED', location = :location, raw_bytes = :used, volume_gib = :gib,
+        fs_uuid = i.fs_uuid, updated_at = now(), completed_at = coalesce(b.completed_at, now())
+    FROM making, instances i
+    WHERE b.id = :backup AND b.operation_id = making.id AND b.state IN ('SAVING', 'COMPLETED')
+      AND b.deleted_at IS NULL AND i.id = b.instance_id
+    RETURNING b.id
+""")  # noqa: S608 - a constant

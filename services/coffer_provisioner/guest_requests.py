@@ -1,4 +1,5 @@
-"""What guests ask of the provisioner: enrolment, desired state, renewal of credentials and grants, rotation of keys.
+"""What guests ask of the provisioner: enrolment, desired state, renewal of credentials and grants, rotation of keys,
+and whether a snapshot is taken.
 
 Each handler takes a received message and gives the sealed answer, or None for silence: whoever may not be answered
 learns nothing. Every handler may be asked the same thing twice, by any replica.
@@ -14,6 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from coffer_provisioner.backup_grants import BackupGrants
+from coffer_provisioner.freezes import Freezes
 from coffer_provisioner.issuer import Issuer
 from coffer_provisioner.records import PostgresRecords
 from coffer_shared import log, subjects
@@ -23,6 +25,7 @@ from coffer_shared.messages import (
     Denied,
     Desired,
     Enrol,
+    Frozen,
     Renew,
     RenewGrant,
     Request,
@@ -46,6 +49,7 @@ class GuestRequests:
         issuer: Issuer,
         records: PostgresRecords,
         grants: BackupGrants,
+        freezes: Freezes,
         *,
         keyset: str,
         guest_life: timedelta,
@@ -56,6 +60,7 @@ class GuestRequests:
         self._issuer = issuer
         self._records = records
         self._grants = grants
+        self._freezes = freezes
         self._keyset = keyset
         self._life = guest_life
         self._enrolled = enrolled
@@ -124,6 +129,8 @@ class GuestRequests:
             await self._records.retire_old_keys(instance, heard)
         if isinstance(request, RenewGrant):
             return await self._grants.renew(instance, request.op)
+        if isinstance(request, Frozen):
+            return await self._freezes.ask(instance, request.op)
         if isinstance(request, Renew):  # for the nkey that goes with the key: a guest may not know yet of its rotation
             return await self._credential(instance, guest["nkey"] if current else guest["nkey_old"])
         expires = guest["jwt_expires_at"]

@@ -36,6 +36,10 @@ class Ended:
     failed_create: bool
     held_a_database: bool
     finished_at: datetime | None
+    keeps_snapshot: bool = False
+    """It has made a snapshot that is a backup still."""
+    has_snapshots: bool = False
+    """There are backups of the instance that are snapshots of its volume."""
 
 
 class Verdict(StrEnum):
@@ -66,6 +70,10 @@ def verdict(
         return Verdict.KEEP
     if operation.finished_at is None or now - operation.finished_at < grace:
         return Verdict.KEEP
+    if resource.kind == "snapshot":
+        return Verdict.KEEP if operation.keeps_snapshot else Verdict.DROP
+    if resource.kind.startswith("volume") and operation.has_snapshots:
+        return Verdict.KEEP  # they need it, also when the instance is long deleted
     if operation.instance_deleted:
         return Verdict.DROP
     held = operation.held_a_database or marked

@@ -25,6 +25,7 @@ from coffer_provisioner.backup_records import PostgresBackups
 from coffer_provisioner.cloud.docker import DockerCloud, DockerSettings
 from coffer_provisioner.cloud.interface import Cloud
 from coffer_provisioner.endings import ending
+from coffer_provisioner.freezes import Freezes
 from coffer_provisioner.guest_link import GuestLink
 from coffer_provisioner.guest_requests import GuestRequests
 from coffer_provisioner.identities import Installation, MachineIdentities
@@ -118,12 +119,13 @@ async def serve(chosen: ProvisionerSettings) -> None:
         concurrency=chosen.concurrency, lease=chosen.lease_seconds,
     )
 
-    async def enrolled(instance: str) -> None:
+    async def woken(instance: str) -> None:
         await operations.wake_instance(db, instance)
         loop.wake()
 
     requests = GuestRequests(
-        keys, issuer, records, BackupGrants(backups, storages), keyset=signed, guest_life=life, enrolled=enrolled,
+        keys, issuer, records, BackupGrants(backups, storages), Freezes(backups, woken), keyset=signed,
+        guest_life=life, enrolled=woken,
     )
     await guests.subscribe(subjects.ENROLMENTS, "enrol", _answering(requests.on_enrol))
     await guests.subscribe(subjects.REQUESTS, "req", _answering(requests.on_request))

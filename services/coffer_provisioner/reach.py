@@ -91,6 +91,14 @@ class Backups(Protocol):
         """GiveUp `backup_closed` unless it is SAVING (or COMPLETED already) and its operation goes forward."""
         ...
 
+    async def complete_snapshot(self, backup: str, snapshot: str, *, gib: int, used_bytes: int) -> None:
+        """As `complete`, with the id of the snapshot and the size of its volume."""
+        ...
+
+    async def has_snapshots(self, instance: str) -> bool:
+        """Whether there are backups that need the instance's volume."""
+        ...
+
     async def forget(self, backup: str) -> None:
         """Nothing of it is stored any more: DELETED, and its data key erased."""
         ...

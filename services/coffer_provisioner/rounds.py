@@ -14,6 +14,7 @@ from coffer_db.database import Database
 from coffer_provisioner.cloud.interface import Cloud, Resource
 from coffer_provisioner.keeper import Ended, Kept, Verdict, to_recover, verdict
 from coffer_shared import log
+from coffer_shared.backups import CINDER
 from coffer_shared.errors import CofferError
 
 _log = log.get(__name__)
@@ -147,6 +148,10 @@ async def _kept(connection: AsyncConnection) -> list[Kept]:
 _OPEN = "('pending', 'running', 'waiting', 'undoing')"
 _CLOUDLESS = "(o.beside AND NOT o.lifecycle)"
 """Such as a backup's deletion: it touches nothing of the instance, and a store that is away may keep it open long."""
+_SNAPSHOTS = f"""
+    SELECT FROM backups b
+    WHERE b.instance_id = i.id AND b.storage = '{CINDER}' AND b.state NOT IN ('FAILED', 'DELETED')
+"""
 _KEPT = text(f"""
     SELECT i.id AS instance, i.project_id AS project FROM instances i
     WHERE i.deleted_at IS NULL AND i.started_once AND NOT i.failed
@@ -159,6 +164,7 @@ _ENDED = text(f"""
                SELECT FROM operations o WHERE o.instance_id = i.id AND o.state IN {_OPEN} AND NOT {_CLOUDLESS}
            ) AS instance_busy,
            o.kind = 'create_instance' AND o.state IN ('failed', 'cancelled') AS failed_create,
-           i.started_once OR (o.kind = 'create_instance' AND o.guest_state = 'done') AS held_a_database, o.finished_at
+           i.started_once OR (o.kind = 'create_instance' AND o.guest_state = 'done') AS held_a_database, o.finished_at,
+           EXISTS ({_SNAPSHOTS} AND b.operation_id = o.id) AS keeps_snapshot, EXISTS ({_SNAPSHOTS}) AS has_snapshots
     FROM operations o JOIN instances i ON i.id = o.instance_id WHERE o.id = ANY(:ids)
 """)  # noqa: S608 - a constant

@@ -18,6 +18,8 @@ MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 32 * 1024 * 1024
 """Bytes; none is larger, so that nobody need take in more."""
 KEY_BYTES = 32
+CINDER = "cinder"
+"""Storage of a backup that is a snapshot of the volume, in the cloud itself. Every other names an object store."""
 
 # --- grants ---
 

@@ -11,6 +11,7 @@ from coffer_provisioner.plan import Plan
 from coffer_provisioner.plans.clear_backup import CLEAR_BACKUP
 from coffer_provisioner.plans.create_backup import CREATE_BACKUP
 from coffer_provisioner.plans.create_instance import CREATE_INSTANCE
+from coffer_provisioner.plans.create_snapshot import CREATE_SNAPSHOT
 from coffer_provisioner.plans.delete_backup import DELETE_BACKUP
 from coffer_provisioner.plans.delete_instance import DELETE_INSTANCE
 from coffer_provisioner.plans.enable_root import ENABLE_ROOT
@@ -47,6 +48,7 @@ PLANS: Mapping[str, Plan] = MappingProxyType({
         REBUILD_INSTANCE,
         ENABLE_ROOT,
         CREATE_BACKUP,
+        CREATE_SNAPSHOT,
         DELETE_BACKUP,
         CLEAR_BACKUP,
         *(guest_command(kind, within=timedelta(seconds=60)) for kind in DATA_COMMANDS),

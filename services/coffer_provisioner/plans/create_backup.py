@@ -5,33 +5,22 @@ What the undo leaves in the object store, `clear_backup` removes. The tuples at 
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 
-from coffer_db.guest_events import TERMINAL
 from coffer_db.tables import BackupState
 from coffer_provisioner import backup_store
 from coffer_provisioner.backup_check import Absent, reported
-from coffer_provisioner.cloud.interface import MachineState
 from coffer_provisioner.plan import Done, Job, Outcome, Plan, Wait
 from coffer_provisioner.plans.create_instance import image_reference
-from coffer_provisioner.plans.guest_commands import ACCEPT_SECONDS, last_word, send
+from coffer_provisioner.plans.guest_commands import give_up_if_it_cannot_go_on, last_word, passed, send, stop
 from coffer_provisioner.reach import Reach
 from coffer_provisioner.storage.interface import Closed
 from coffer_shared.backups import BackUp
-from coffer_shared.errors import GiveUp, TryAgain
-from coffer_shared.messages import Cancel, Failure, Refused
+from coffer_shared.errors import TryAgain
 
-UNHEARD_SECONDS = 600.0
-"""For so long a guest may be silent, busy or not ready. It cannot write meanwhile: its grants live much shorter."""
-STOP_AGAIN_SECONDS = 5.0
-SILENT_SECONDS = 60.0
-"""For so long a guest is asked to stop without any answer. Its grants end by themselves."""
-STOPPING_SECONDS = 300.0
-"""For so long it is asked to stop though it answers."""
 ABSENT_SECONDS = 90.0
 """For so long a listing may lack what was stored."""
 ABSENT_AGAIN_SECONDS = 3.0
@@ -45,7 +34,7 @@ async def ensure_store(job: Job, to: Reach) -> Outcome:
     try:
         await backup_store.ensure(await _row(job, to), to)
     except Closed as closed:
-        if _passed(job, "closed_since", CLOSED_SECONDS):
+        if passed(job, "closed_since", CLOSED_SECONDS):
             raise
         return Wait(CLOSED_AGAIN_SECONDS, closed.text)
     return Done()
@@ -63,7 +52,7 @@ async def back_up(job: Job, to: Reach) -> Outcome:
     try:
         outcome = await send(job, to, "backup", await _order(job, to), said)
     except TryAgain as why:
-        await _give_up_if_it_cannot_go_on(job, to, str(why))
+        await give_up_if_it_cannot_go_on(job, to, str(why))
         raise
     job.context.pop("unheard_since", None)
     return outcome
@@ -86,7 +75,7 @@ async def check_stored(job: Job, to: Reach) -> Outcome:
     try:
         await backup_store.check(await _row(job, to), found, to)
     except Absent as absent:
-        if _passed(job, "absent_since", ABSENT_SECONDS):
+        if passed(job, "absent_since", ABSENT_SECONDS):
             raise
         return Wait(ABSENT_AGAIN_SECONDS, absent.text)
     return Done()
@@ -99,27 +88,14 @@ async def record(job: Job, to: Reach) -> Outcome:
 
 
 async def stop_guest(job: Job, to: Reach) -> Outcome:
-    """It works for nothing from here on. That it stops is good manners; what keeps it out is that its grants end."""
+    """It works for nothing from here on. That it stops is good manners; what keeps it out is that its grants end, and
+    they live much shorter than what is waited for here."""
     row = await backup_store.row_if_any(job.args["backup"], to)
     if row is None or row["grant_until"] is None:
         return Done()
     if row["state"] == BackupState.COMPLETED:  # cancelled, or killed, between the record and the end
         await to.backups.set_state(row["id"], BackupState.DELETING)
-    if (await to.records.operation(job.id))["guest_state"] in TERMINAL:
-        return Done()
-    if _passed(job, "stopping_since", STOPPING_SECONDS):
-        return Done()
-    try:
-        answer = await to.guests.send(job.instance, Cancel(op=job.id), within=ACCEPT_SECONDS)
-    except TryAgain:
-        silent_for_long = _passed(job, "silent_since", SILENT_SECONDS)
-        if silent_for_long or not await _machine_runs(job, to):
-            return Done()
-        return Wait(STOP_AGAIN_SECONDS, "the guest does not answer")
-    job.context.pop("silent_since", None)
-    if isinstance(answer, Refused) and answer.code == Failure.NOT_FOUND:
-        return Done()
-    return Wait(STOP_AGAIN_SECONDS, "the guest is stopping")
+    return await stop(job, to)
 
 
 async def mark_failed(job: Job, to: Reach) -> Outcome:
@@ -143,25 +119,6 @@ async def _order(job: Job, to: Reach) -> dict[str, Any]:
     grant = await backup_store.write_grant(row, to.backups, to.storages)
     order: dict[str, Any] = msgspec.to_builtins(BackUp(backup=row["id"], image=image, key=key.hex(), grant=grant))
     return order
-
-
-async def _give_up_if_it_cannot_go_on(job: Job, to: Reach, why: str) -> None:
-    """While a backup is open, nothing else can be done to the instance, so it must not wait for what may never be."""
-    if not await _machine_runs(job, to):
-        raise GiveUp("machine_down", "the machine went down")
-    if _passed(job, "unheard_since", UNHEARD_SECONDS):
-        raise GiveUp("guest_silent", f"the guest has not gone on for long: {why}")
-
-
-async def _machine_runs(job: Job, to: Reach) -> bool:
-    machine = await to.cloud.find_machine(job.instance)
-    return machine is not None and machine.state is MachineState.ACTIVE
-
-
-def _passed(job: Job, since: str, seconds: float) -> bool:
-    """Whether so much time has passed since this was first asked."""
-    first: float = job.context.setdefault(since, time.time())
-    return time.time() - first >= seconds
 
 
 CREATE_BACKUP = Plan(

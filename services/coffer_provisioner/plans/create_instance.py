@@ -15,12 +15,12 @@ import msgspec
 from coffer_db.tables import BackupState
 from coffer_provisioner import backup_store
 from coffer_provisioner.backup_check import recorded
-from coffer_provisioner.cloud.interface import MachineSpec, MachineState, Port, Size, Tags, Volume
+from coffer_provisioner.cloud.interface import CloudBusy, MachineSpec, MachineState, Port, Size, Tags, Volume
 from coffer_provisioner.plan import CANCELLED, Done, Job, Outcome, Plan, Wait
 from coffer_provisioner.plans.guest_commands import last_word, send
 from coffer_provisioner.reach import Reach
 from coffer_shared import commands
-from coffer_shared.backups import RestoreFrom
+from coffer_shared.backups import CINDER, RestoreFrom
 from coffer_shared.errors import CofferError, GiveUp
 from coffer_shared.messages import Engine
 
@@ -42,6 +42,9 @@ async def check_backup(job: Job, to: Reach) -> Outcome:
         raise GiveUp("backup_not_complete", "the backup is not complete")
     if backup["manager"] != row["manager"]:
         raise GiveUp("wrong_datastore", f"a backup of {backup['manager']} cannot be restored into {row['manager']}")
+    if backup["storage"] == CINDER:
+        job.context["snapshot"] = await _snapshot(backup, to)
+        return Done()
     image_reference(to.registry, backup["backup_image"], backup["backup_image_digest"])
     await backup_store.ensure(backup, to)
     await backup_store.check(backup, recorded(backup), to)
@@ -71,6 +74,7 @@ async def ensure_volume(job: Job, to: Reach) -> Outcome:
     row = await to.records.instance(job.instance)
     volume = await to.cloud.ensure_volume(
         tags(job), gib=row["volume_gib"], volume_type=row["volume_type"], availability_zone=row["availability_zone"],
+        snapshot=job.context.get("snapshot"),
     )
     if volume.fault:
         raise GiveUp("volume_failed", volume.fault)
@@ -105,8 +109,8 @@ async def wait_enrolled(job: Job, to: Reach) -> Outcome:
 async def prepare_guest(job: Job, to: Reach) -> Outcome:
     said = await last_word(job, to)
     if said != "done":
-        args = await prepare_args(job, to)
-        return await send(job, to, "prepare" if args.restore is None else "restore", msgspec.to_builtins(args), said)
+        kind, args = _first_data(job), await prepare_args(job, to)
+        return await send(job, to, kind, msgspec.to_builtins(args), said)
     await to.records.set_instance(job.instance, formatted=True, started_once=True)
     return Done()
 
@@ -243,8 +247,25 @@ async def prepare_args(job: Job, to: Reach) -> commands.Prepare:
         allowed_cidrs=row["allowed_cidrs"],
         databases=msgspec.convert(job.args.get("databases", []), list[commands.NewDatabase]),
         users=msgspec.convert(job.secret_args.get("users", []), list[commands.UserArgs]),
-        restore=await _restore(job, to) if "restore" in job.args else None,
+        restore=await _restore(job, to) if _first_data(job) == "restore" else None,
     )
+
+
+def _first_data(job: Job) -> str:
+    """The guest command that sees to them."""
+    if "snapshot" in job.context:
+        return "adopt"
+    return "restore" if "restore" in job.args else "prepare"
+
+
+async def _snapshot(backup: dict[str, Any], to: Reach) -> str:
+    """Its id. What the API has recorded of the instance that is made of it has to fit it."""
+    found = await to.cloud.find_snapshot(backup["id"])
+    if found is None or found.fault:
+        raise GiveUp("damaged", f"the snapshot is lost: {found.fault}" if found else "the snapshot is gone")
+    if not found.ready:
+        raise CloudBusy("the snapshot is not ready")
+    return found.id
 
 
 async def _restore(job: Job, to: Reach) -> RestoreFrom:

@@ -10,7 +10,10 @@ from coffer_provisioner.reach import Reach
 
 
 async def drop_volume(job: Job, to: Reach) -> Outcome:
-    """The tenant asked for the data to go; no other plan deletes a volume that has held a database."""
+    """The tenant asked for the data to go; no other plan deletes a volume that has held a database. Snapshots are
+    backups, which stay, and need the volume that they are of: it goes with the last of them, on a keeper's round."""
+    if await to.backups.has_snapshots(job.instance):
+        return Done()
     await to.cloud.drop_volume(job.instance)
     return Done()
 

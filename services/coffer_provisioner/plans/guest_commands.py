@@ -6,16 +6,25 @@ import time
 from datetime import timedelta
 from typing import Any
 
+from coffer_db.guest_events import TERMINAL
+from coffer_provisioner.cloud.interface import MachineState
 from coffer_provisioner.plan import Done, Job, Outcome, Plan, Step, Wait
 from coffer_provisioner.reach import Reach
 from coffer_shared.errors import GiveUp, TryAgain
-from coffer_shared.messages import Accepted, Failure, Refused, Start
+from coffer_shared.messages import Accepted, Cancel, Failure, Refused, Start
 
 ACCEPT_SECONDS = 5.0
 """How long a guest may take to journal a command and say so."""
 RESEND_SECONDS = 10.0
 """A command is sent again this often until its terminal event; the same id never runs twice."""
 PASSING = frozenset({Failure.BUSY, Failure.NOT_READY})
+UNHEARD_SECONDS = 600.0
+"""For so long a guest that is needed may be silent, busy or not ready."""
+STOP_AGAIN_SECONDS = 5.0
+SILENT_SECONDS = 60.0
+"""For so long a guest is asked to stop without any answer."""
+STOPPING_SECONDS = 300.0
+"""For so long it is asked to stop though it answers."""
 
 
 def guest_command(kind: str, *, within: timedelta) -> Plan:
@@ -65,3 +74,42 @@ async def send(job: Job, to: Reach, kind: str, args: dict[str, Any], said: str) 
     if isinstance(answer, Refused) and answer.code not in PASSING:
         raise GiveUp(answer.code, answer.text)
     raise TryAgain(answer.text if isinstance(answer, Refused) else "the guest gave an unexpected answer")
+
+
+async def give_up_if_it_cannot_go_on(job: Job, to: Reach, why: str) -> None:
+    """For what keeps everything else from the instance, and so must not wait for what may never be."""
+    if not await machine_runs(job, to):
+        raise GiveUp("machine_down", "the machine went down")
+    if passed(job, "unheard_since", UNHEARD_SECONDS):
+        raise GiveUp("guest_silent", f"the guest has not gone on for long: {why}")
+
+
+async def stop(job: Job, to: Reach) -> Outcome:
+    """Part of an undo: Done when the guest has ended the command, or as good as: it cannot be heard, or goes on too
+    long."""
+    if (await to.records.operation(job.id))["guest_state"] in TERMINAL:
+        return Done()
+    if passed(job, "stopping_since", STOPPING_SECONDS):
+        return Done()
+    try:
+        answer = await to.guests.send(job.instance, Cancel(op=job.id), within=ACCEPT_SECONDS)
+    except TryAgain:
+        silent_for_long = passed(job, "silent_since", SILENT_SECONDS)
+        if silent_for_long or not await machine_runs(job, to):
+            return Done()
+        return Wait(STOP_AGAIN_SECONDS, "the guest does not answer")
+    job.context.pop("silent_since", None)
+    if isinstance(answer, Refused) and answer.code == Failure.NOT_FOUND:
+        return Done()
+    return Wait(STOP_AGAIN_SECONDS, "the guest is stopping")
+
+
+async def machine_runs(job: Job, to: Reach) -> bool:
+    machine = await to.cloud.find_machine(job.instance)
+    return machine is not None and machine.state is MachineState.ACTIVE
+
+
+def passed(job: Job, since: str, seconds: float) -> bool:
+    """Whether so much time has passed since this was first asked."""
+    first: float = job.context.setdefault(since, time.time())
+    return time.time() - first >= seconds

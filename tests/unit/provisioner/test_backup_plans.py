@@ -9,13 +9,13 @@ from coffer_provisioner.cloud.interface import CloudBusy, MachineState
 from coffer_provisioner.plan import Done, Wait
 from coffer_provisioner.plans.create_backup import (
     ABSENT_SECONDS,
-    UNHEARD_SECONDS,
     back_up,
     check_stored,
     ensure_store,
     record,
     settle,
 )
+from coffer_provisioner.plans.guest_commands import UNHEARD_SECONDS
 from coffer_provisioner.plans.create_instance import check_backup, prepare_guest
 from coffer_provisioner.plans.delete_backup import remove_objects as remove_deleted
 from coffer_provisioner.reach import Reach

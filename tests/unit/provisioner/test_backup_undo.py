@@ -8,14 +8,9 @@ from coffer_provisioner.backup_store import CLOCKS_APART, WRITE_SECONDS
 from coffer_provisioner.cloud.interface import MachineState
 from coffer_provisioner.plan import Done, Wait
 from coffer_provisioner.plans.clear_backup import remove_objects
-from coffer_provisioner.plans.create_backup import (
-    SILENT_SECONDS,
-    STOPPING_SECONDS,
-    mark_failed,
-    stop_guest,
-)
-from coffer_provisioner.plans.delete_backup import forget
-from coffer_provisioner.plans.delete_backup import remove_objects as remove_deleted
+from coffer_provisioner.plans.create_backup import mark_failed, stop_guest
+from coffer_provisioner.plans.delete_backup import forget, remove_stored
+from coffer_provisioner.plans.guest_commands import SILENT_SECONDS, STOPPING_SECONDS
 from coffer_shared.errors import GuestSilent, TryAgain, Unavailable
 from coffer_shared.messages import Accepted, Answer, Cancel, Refused
 from unit.provisioner.backup_material import BACKUP
@@ -95,7 +90,7 @@ async def test_a_guest_whose_machine_does_not_run_is_not_waited_for(undoing, sta
     assert await stop_guest(undoing.job, undoing.to) == Done()
 
 
-@pytest.mark.parametrize("remove", [remove_objects, remove_deleted])
+@pytest.mark.parametrize("remove", [remove_objects, remove_stored])
 async def test_nothing_is_removed_while_somebody_may_still_write(undoing, remove):
     undoing.stored()
     undoing.row["state"] = "FAILED"
@@ -135,7 +130,7 @@ async def test_a_prefix_that_is_not_the_backups_own_is_never_removed(undoing, pr
 
 async def test_what_is_gone_needs_no_taking_back(undoing):
     await undoing.backups.forget(BACKUP)
-    for step in (stop_guest, mark_failed, remove_objects, remove_deleted, forget):
+    for step in (stop_guest, mark_failed, remove_objects, remove_stored, forget):
         assert await step(undoing.job, undoing.to) == Done()
     assert (undoing.sent, undoing.row["state"]) == ([], "DELETED")
 
@@ -145,7 +140,7 @@ async def test_a_deletion_closes_the_backup_first(stage):
     stage.storage.fail_at("remove", 1, Unavailable("no answer"))
     stage.granted(-60)
     with pytest.raises(TryAgain):
-        await remove_deleted(stage.job, stage.to)
+        await remove_stored(stage.job, stage.to)
     assert stage.row["state"] == "DELETING"
     assert await given_up(stage.backups.note_grant(BACKUP, stage.clock() + 9)) == "backup_closed"
 

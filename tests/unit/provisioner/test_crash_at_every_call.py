@@ -13,7 +13,7 @@ import pytest
 
 from coffer_db.tables import OperationState
 from coffer_provisioner.cloud.interface import CloudRefused
-from coffer_provisioner.plans import create_backup
+from coffer_provisioner.plans import guest_commands
 from coffer_shared.backups import MANIFEST
 from coffer_shared.errors import Unavailable
 from unit.provisioner.backup_material import BACKUP, manifest, result, segments
@@ -29,7 +29,7 @@ def clock(monkeypatch):
     made = Clock()
     monkeypatch.setattr(time, "time", made)
     for name in ("UNHEARD_SECONDS", "SILENT_SECONDS", "STOPPING_SECONDS"):
-        monkeypatch.setattr(create_backup, name, 12.0)  # fewer turns, each of which is killed at every call
+        monkeypatch.setattr(guest_commands, name, 12.0)  # fewer turns, each of which is killed at every call
     return made
 
 
