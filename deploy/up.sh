@@ -25,6 +25,10 @@ case $COFFER_CLOUD in
     *) say "There is no cloud driver $COFFER_CLOUD; there are docker and openstack" >&2; exit 2 ;;
 esac
 export COFFER_CLOUD
+[ -z "${COFFER_OPENSTACK_DNS_DOMAIN:-}" ] || {
+    say "COFFER_OPENSTACK_DNS_DOMAIN is set, but no names are made in Designate; unset it" >&2
+    exit 2
+}
 
 deploy/host/docker.sh
 deploy/images/build.sh

@@ -96,7 +96,7 @@ async def serve(chosen: ProvisionerSettings) -> None:
     ports = {name: spec.port for name, spec in coffer_datastores.specs().items()}
     records = PostgresRecords(db, ports, jwt_life=life, patience=chosen.patience)
     issuer = _issuer(state, chosen)
-    cloud = _cloud(chosen)
+    cloud = cloud_of(chosen)
     told = msgspec.json.decode((state / "installation.json").read_bytes())
     installation = Installation(
         nats_urls=tuple(told["nats_urls"]), ca=(state / "ca.pem").read_text(), root=root, keyset=signed,
@@ -182,11 +182,14 @@ def _issuer(state: Path, chosen: ProvisionerSettings) -> Issuer:
     )
 
 
-def _cloud(chosen: ProvisionerSettings) -> Cloud:
+def cloud_of(chosen: ProvisionerSettings) -> Cloud:
+    """BadSettings where what its driver is told cannot be."""
     if chosen.cloud == "openstack":
         from coffer_provisioner.cloud.openstack import OpenStackCloud, OpenStackSettings  # noqa: PLC0415 - if it is used
 
         given = settings.load(OpenStackSettings, prefix="COFFER_OPENSTACK_")
+        if given.dns_domain:
+            raise settings.BadSettings("COFFER_OPENSTACK_DNS_DOMAIN is set: no names are made in Designate; unset it")
         return OpenStackCloud(msgspec.structs.replace(given, stack=chosen.stack, registry=chosen.registry))
     if not chosen.management_network:
         raise settings.BadSettings("COFFER_MANAGEMENT_NETWORK is not set: the docker driver needs it")

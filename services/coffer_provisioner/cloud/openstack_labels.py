@@ -91,6 +91,8 @@ class OpenStackSettings(msgspec.Struct, frozen=True, kw_only=True):
     registry_insecure: bool = False
     registry_ca: str = ""
     """PEM."""
+    dns_domain: str = ""
+    """Where names for instances would go in Designate: refused, since no release makes any."""
     call_seconds: float = 30.0
     """How long one call to one of OpenStack's services may take."""
     wait_seconds: float = 100.0

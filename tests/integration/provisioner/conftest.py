@@ -18,6 +18,7 @@ from coffer_db.database import Database
 from coffer_db.tables import Backup
 from coffer_provisioner.backup_grants import BackupGrants
 from coffer_provisioner.backup_records import PostgresBackups
+from coffer_provisioner.freezes import Freezes
 from coffer_provisioner.guest_requests import GuestRequests
 from coffer_provisioner.identities import Installation, MachineIdentities
 from coffer_provisioner.main import _answering
@@ -138,13 +139,13 @@ def storage() -> FakeStorage:
 def make_backup(db, file) -> Callable[..., Any]:
     """A backup of this instance with the operation that makes it. Its former ones are over."""
 
-    async def make(instance: str, **columns: Any) -> str:
+    async def make(instance: str, kind: str = "create_backup", **columns: Any) -> str:
         backup = str(uuid4())
         async with db.connect() as connection:
             found = await connection.execute(_OF, {"i": instance})
             version, project = found.one()
             await connection.execute(_END, {"i": instance})
-        operation = await file(instance, "create_backup", beside=True, args={"backup": backup})
+        operation = await file(instance, kind, beside=True, args={"backup": backup})
         row = {
             "id": backup, "project_id": project, "instance_id": instance, "operation_id": operation, "name": "nightly",
             "datastore_version_id": version, "container": "database_backups", "prefix": f"{instance}/{backup}/",
@@ -159,7 +160,7 @@ def make_backup(db, file) -> Callable[..., Any]:
 _OF = text("SELECT datastore_version_id, project_id FROM instances WHERE id = :i")
 _END = text("""
     UPDATE operations SET state = 'succeeded', finished_at = now()
-    WHERE instance_id = :i AND kind = 'create_backup' AND finished_at IS NULL
+    WHERE instance_id = :i AND kind IN ('create_backup', 'create_snapshot') AND finished_at IS NULL
 """)
 
 
@@ -176,13 +177,13 @@ async def provisioner(server, provisioner_db, records, backups, storage, link) -
     """Answers enrolments and requests over NATS as the service does."""
     awaited: list[str] = []
 
-    async def enrolled(instance: str) -> None:
+    async def woken(instance: str) -> None:
         await operations.wake_instance(provisioner_db, instance)
         awaited.append(instance)
 
     requests = GuestRequests(
-        SERVICES["provisioner"], server.issuer, records, BackupGrants(backups, {"swift": storage}), keyset=SIGNED,
-        guest_life=LIFE, enrolled=enrolled,
+        SERVICES["provisioner"], server.issuer, records, BackupGrants(backups, {"swift": storage}),
+        Freezes(backups, woken), keyset=SIGNED, guest_life=LIFE, enrolled=woken,
     )
     own = await link(server.service_creds("provisioner"), "provisioner", "_INBOX.provisioner")
     await own.subscribe(subjects.ENROLMENTS, "enrol", _answering(requests.on_enrol))

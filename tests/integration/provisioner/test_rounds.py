@@ -202,6 +202,48 @@ async def test_a_backup_of_a_living_instance_sweeps_nothing(db, make_instance, b
     assert await all_of(cloud) == before
 
 
+async def test_a_snapshot_keeps_the_volume_it_is_of_until_its_backup_is_deleted(
+    db, make_instance, built, cloud, rounds, file, make_backup, backups,
+):
+    instance = await make_instance()
+    await built(instance, public=False)
+    backup = await make_backup(instance, "create_snapshot", storage="cinder", container="", prefix="")
+    made = await backups.backup(backup)
+    await cloud.ensure_snapshot(Tags(instance, made["operation_id"], "p"), backup=backup)
+    await end(db, made["operation_id"], "succeeded")
+    await execute(db, "UPDATE backups SET state = 'COMPLETED'")
+    await execute(db, f"UPDATE instances SET deleted_at = {LONG_AGO}")
+    for _ in range(2):
+        await rounds.once()
+    assert await kinds(cloud) == ["snapshot", "volume"]
+    deleting = await file(instance, "delete_backup", lifecycle=False, beside=True)
+    await rounds.once()
+    assert await kinds(cloud) == ["snapshot", "volume"]
+    await cloud.drop_snapshot(backup)
+    await backups.forget(backup)
+    await end(db, deleting, "succeeded")
+    await rounds.once()
+    assert await cloud.resources() == []
+
+
+async def test_a_snapshot_that_no_backup_is_of_is_swept(
+    db, make_instance, built, cloud, rounds, make_backup, backups,
+):
+    instance = await make_instance(started_once=True)
+    await built(instance, public=False)
+    backup = await make_backup(instance, "create_snapshot", storage="cinder", container="", prefix="")
+    made = await backups.backup(backup)
+    await cloud.ensure_snapshot(Tags(instance, made["operation_id"], "p"), backup=backup)
+    await end(db, made["operation_id"], "failed", "now()")
+    await execute(db, "UPDATE backups SET state = 'FAILED'")
+    await rounds.once()
+    assert "snapshot" in await kinds(cloud)
+    await end(db, made["operation_id"], "failed")
+    await rounds.once()
+    assert "snapshot" not in await kinds(cloud)
+    assert "volume" in await kinds(cloud)
+
+
 async def test_exactly_the_leftovers_are_swept(db, make_instance, built, cloud, rounds):
     kept, deleted, never_made = [await make_instance() for _ in range(3)]
     await built(kept)

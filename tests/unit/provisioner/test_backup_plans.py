@@ -15,9 +15,9 @@ from coffer_provisioner.plans.create_backup import (
     record,
     settle,
 )
-from coffer_provisioner.plans.guest_commands import UNHEARD_SECONDS
 from coffer_provisioner.plans.create_instance import check_backup, prepare_guest
 from coffer_provisioner.plans.delete_backup import remove_objects as remove_deleted
+from coffer_provisioner.plans.guest_commands import UNHEARD_SECONDS
 from coffer_provisioner.reach import Reach
 from coffer_shared.backups import MANIFEST, BackUp, Grant
 from coffer_shared.errors import GiveUp, GuestSilent, TryAgain, Unavailable

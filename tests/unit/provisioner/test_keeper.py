@@ -39,6 +39,15 @@ def resource(kind="container", instance="i"):
         (ended(failed_create=True), resource("volume"), Verdict.DROP),
         (ended(failed_create=True, held_a_database=True), resource("volume"), Verdict.KEEP),
         (ended(failed_create=True, held_a_database=True), resource(), Verdict.DROP),
+        (ended(keeps_snapshot=True, instance_deleted=True), resource("snapshot"), Verdict.KEEP),
+        (ended(has_snapshots=True, instance_deleted=True), resource("snapshot"), Verdict.DROP),
+        (ended(), resource("snapshot"), Verdict.DROP),
+        (ended(open=True), resource("snapshot"), Verdict.KEEP),
+        (ended(instance_busy=True), resource("snapshot"), Verdict.KEEP),
+        (ended(has_snapshots=True, instance_deleted=True), resource("volume"), Verdict.KEEP),
+        (ended(has_snapshots=True, instance_deleted=True), resource("volume-held"), Verdict.KEEP),
+        (ended(has_snapshots=True, instance_deleted=True), resource(), Verdict.DROP),
+        (ended(has_snapshots=True, failed_create=True), resource("volume"), Verdict.KEEP),
     ],
 )
 def test_only_what_an_ended_operation_of_ours_left_behind_is_dropped(known, found, expected):
