@@ -155,7 +155,7 @@ class Volumes:
             what, Service.VOLUMES, "POST", "/volumes", body={"volume": wanted}, expected=(400, 404),
         )
         if answer.status >= 300:
-            raise _refusal(what, answer, volume_type, snapshot)
+            raise refusal(what, answer, volume_type, snapshot)
         return answer.one("volume")
 
     async def _delete(self, identity: str, *, force: bool = False) -> bool:
@@ -209,7 +209,7 @@ def _no_snapshot(snapshot: str, why: str = "it is not there") -> CloudRefused:
     return CloudRefused("no_snapshot", f"no volume can be made of the snapshot {snapshot[:64]}: {why}")
 
 
-def _refusal(what: str, answer: Answer, volume_type: str | None, snapshot: str | None) -> Exception:
+def refusal(what: str, answer: Answer, volume_type: str | None, snapshot: str | None) -> Exception:
     text = answer.text.lower()
     if "availability zone" in text or "availability_zone" in text:
         return CloudRefused("no_zone", f"the block storage cannot do so in that availability zone: {answer.text}")
