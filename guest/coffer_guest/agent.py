@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from coffer_guest.clock import Clock
 from coffer_guest.commands import COMMANDS, QUERIES
+from coffer_guest.copies import Copies
 from coffer_guest.enrolment import ensure_enrolled
 from coffer_guest.firewall import valid_cidrs
 from coffer_guest.grants import Grants
@@ -44,6 +45,8 @@ async def run(options: Options, make_machine: MakeMachine, stop: asyncio.Event, 
     machine = make_machine(options, state)
     scrubbing: asyncio.Task[None] | None = None
     try:
+        if await machine.volume.thaw():
+            _log.warning("the volume stood still since an earlier run of the agent; it was let go")
         enrolment = asyncio.create_task(ensure_enrolled(state, Path(options.user_data), clock, backoff=backoff))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({enrolment, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +97,8 @@ class Agent:
             backoff=backoff,
         )
         grants = Grants(home.instance, self._trust, self._link)
-        self._work = Work(journal, machine, clock, COMMANDS, self.changed, grants.renew)
+        copies = Copies(home.instance, self._trust, self._link)
+        self._work = Work(journal, machine, clock, COMMANDS, self.changed, grants.renew, copies.is_made)
         self._events = Events(home.instance, journal, self._trust)
         self._heartbeats = Heartbeats(
             home.instance, machine, self._trust, clock, lambda: self._work.running, every=options.heartbeat_seconds

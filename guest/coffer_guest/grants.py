@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from coffer_guest.asking import ask_provisioner
+from coffer_guest.asking import ask_for
 from coffer_guest.trust import Trust
 from coffer_shared.backups import Grant
 from coffer_shared.bus import Link
-from coffer_shared.errors import GiveUp, TryAgain
-from coffer_shared.messages import Denied, Failure, Granted, RenewGrant
-from coffer_shared.seal import BadEnvelope
+from coffer_shared.errors import GiveUp
+from coffer_shared.messages import Failure, Granted, RenewGrant
 
 _ANSWER_SECONDS = 5.0
 _AGAIN_SECONDS = 3.0
@@ -31,14 +30,7 @@ class Grants:
     async def renew(self, operation: str) -> Grant:
         """TryAgain while the control plane is silent, GiveUp with its code when it denies."""
         request = RenewGrant(op=operation)
-        try:
-            answer = await ask_provisioner(self._link, self._trust, self._instance, request, within=_ANSWER_SECONDS)
-        except BadEnvelope as error:
-            raise TryAgain(str(error)) from error
-        if isinstance(answer, Denied):
-            raise GiveUp(answer.code, answer.text)
-        if not isinstance(answer, Granted):
-            raise TryAgain("another kind of answer")
+        answer = await ask_for(self._link, self._trust, self._instance, request, Granted, within=_ANSWER_SECONDS)
         return answer.grant
 
 

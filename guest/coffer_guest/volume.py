@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from coffer_guest import disks
+from coffer_guest import disks, freezing
 from coffer_guest.options import Options
 from coffer_guest.programs import run
 from coffer_shared.errors import GiveUp
@@ -29,6 +29,7 @@ class Volume:
         self._options = options
         self._mount = options.data_dir
         self._uuid = ""
+        self._hold: freezing.Hold | None = None
 
     async def ensure_mounted(self, fs_uuid: str, *, may_format: bool) -> None:
         """GiveUp(volume) when the volume is not what `fs_uuid` says."""
@@ -58,6 +59,23 @@ class Volume:
         if size < to_bytes:
             raise _wrong(f"{device} has {size} bytes, not the {to_bytes} that were ordered")
         await _checked("xfs_growfs", self._mount, limit=300)
+
+    async def freeze(self, seconds: float) -> None:
+        """All that is written is on the device when this returns, and whoever writes waits, for `seconds` at most:
+        then it is let go whatever became of the agent, and at once when the agent is gone. Always `thaw` afterwards,
+        also when this fails or is cancelled."""
+        if not _mounted_device(self._mount):
+            raise _wrong(f"nothing is mounted at {self._mount}")  # it would be the machine's own disk
+        self._hold = freezing.Hold(self._mount, seconds)
+        await self._hold.frozen()
+
+    async def thaw(self) -> bool:
+        """Let go, whoever froze it. Whether it was frozen until now; then nothing was written since `freeze`."""
+        held = bool(_mounted_device(self._mount)) and await freezing.thaw(self._mount)
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            await hold.end()
+        return held
 
     async def facts(self) -> VolumeFacts:
         """Zeros while nothing is mounted: the root file system's figures would mislead."""

@@ -62,14 +62,16 @@ class Work:
         commands: Mapping[str, Command],
         changed: Callable[[], None],
         renew_grant: Callable[[str], Awaitable[Grant]],
+        is_copied: Callable[[str], Awaitable[bool]],
     ) -> None:
-        """`changed` is called when a command begins or ends; `renew_grant` gets an operation's id."""
+        """`changed` is called when a command begins or ends; the last two get an operation's id."""
         self._journal = journal
         self._machine = machine
         self._clock = clock
         self._commands = commands
         self._changed = changed
         self._renew_grant = renew_grant
+        self._is_copied = is_copied
         self._main, self._beside = _Lane(), _Lane()
         self._resuming: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
@@ -241,6 +243,7 @@ class Work:
             progress=progress,
             write_note=note,
             renew_grant=partial(self._renew_grant, entry.op),
+            is_copied=partial(self._is_copied, entry.op),
             ending=lambda: self._closed,
             resumed=resumed,
             notes=set(entry.note.split()),

@@ -1,18 +1,16 @@
 """A small OpenStack in memory, behind real HTTP: as much of Keystone, Nova, Cinder, Neutron and Glance as the driver
 asks for. It keeps their rules of what may be done when, since those decide races; the contract suite holds it to them.
 
-Neutron is in openstack_double_network.
+Neutron is in openstack_double_network, Cinder in openstack_double_volumes.
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import base64
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,11 @@ from aiohttp import web
 
 from support.faulty_proxy import version_of
 from support.openstack_double_network import Network, Refusal, matching
+from support.openstack_double_volumes import BlockStorage, Thing, found, now, paged
 
 PASSWORD = "a-password"
 FLAVORS = {"small": (256, 1), "medium": (512, 1), "large": (1024, 1)}
 TOO_LARGE = 1_000_000
-Thing = dict[str, Any]
-
-
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
 @dataclass
@@ -43,18 +37,18 @@ class Double:
     """By server: what Nova shows to nobody but the machine."""
     actions: dict[str, list[Thing]] = field(default_factory=dict)
     groups: dict[str, Thing] = field(default_factory=dict)
-    volumes: dict[str, Thing] = field(default_factory=dict)
     flavors: dict[str, Thing] = field(default_factory=dict)
     images: dict[str, Thing] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=set)
     page: int = 1000
-    """How many things a listing of volumes or servers shows at once."""
+    """How many things a listing of servers, volumes or snapshots shows at once."""
     port: int = 0
     _runner: web.AppRunner | None = None
     _before: dict[str, Thing] = field(default_factory=dict)
     """By server: its flavor before a resize that is not confirmed."""
 
     def __post_init__(self) -> None:
+        self.storage = BlockStorage(self._later)
         for name, (ram, vcpus) in FLAVORS.items():
             self.add_flavor(name, ram, vcpus)
         image = str(uuid.uuid4())
@@ -134,70 +128,13 @@ class Double:
     def _network(self, request: web.Request, parts: tuple[str, ...], body: Thing) -> Thing | None:
         return self.network.answer(request, parts, body)
 
+    def _block_storage(self, request: web.Request, parts: tuple[str, ...], body: Thing) -> Thing | None:
+        return self.storage.answer(request, parts, body, self.page)
+
     def _image(self, request: web.Request, parts: tuple[str, ...], _body: Thing) -> Thing:
         if len(parts) == 2:
-            return _found(self.images, parts[1])
+            return found(self.images, parts[1])
         return {"images": matching(self.images.values(), request.query, ignored={"sort", "limit"})}
-
-    # --- Cinder ---
-
-    def _block_storage(self, request: web.Request, parts: tuple[str, ...], body: Thing) -> Thing | None:
-        match (request.method, *parts):
-            case "GET", "messages":
-                return {"messages": []}
-            case "GET", "volumes", "detail":
-                wanted = ast.literal_eval(request.query.get("metadata", "{}"))
-                return self._page("volumes", request, [
-                    v for v in self.volumes.values() if wanted.items() <= v["metadata"].items()
-                ])
-            case "POST", "volumes":
-                return {"volume": self._make_volume(body["volume"])}
-            case "GET", "volumes", identity:
-                return {"volume": _found(self.volumes, identity)}
-            case "DELETE", "volumes", identity:
-                self._delete_volume(_found(self.volumes, identity))
-                return None
-            case "POST", "volumes", identity, "metadata":
-                volume = _found(self.volumes, identity)
-                volume["metadata"] |= body["metadata"]
-                return {"metadata": volume["metadata"]}
-            case "POST", "volumes", identity, "action" if "os-extend" in body:
-                self._extend(_found(self.volumes, identity), int(body["os-extend"]["new_size"]), request)
-                return None
-        raise Refusal(404, f"no {parts}")
-
-    def _page(self, key: str, request: web.Request, found: list[Thing]) -> Thing:
-        after = [one["id"] for one in found].index(request.query["marker"]) + 1 if "marker" in request.query else 0
-        shown = found[after : after + self.page]
-        if after + self.page >= len(found):
-            return {key: shown}
-        href = f"http://inside.example:8774/v2.1/{key}?limit=3&marker={shown[-1]['id']}"
-        return {key: shown, f"{key}_links": [{"rel": "next", "href": href}]}
-
-    def _make_volume(self, wanted: Thing) -> Thing:
-        if wanted.get("volume_type") not in {None, "rbd"}:
-            raise Refusal(404, f"Volume type with name {wanted['volume_type']} could not be found.")
-        volume = {
-            "id": str(uuid.uuid4()), "status": "creating", "created_at": now(), "attachments": [], **wanted,
-        }
-        self.volumes[volume["id"]] = volume
-        self._later(lambda: volume.update(status="available"))
-        return dict(volume)
-
-    def _delete_volume(self, volume: Thing) -> None:
-        if volume["status"] not in {"available", "error"}:
-            raise Refusal(400, "Invalid volume: Volume status must be available or error")
-        volume["status"] = "deleting"
-        self._later(lambda: self.volumes.pop(volume["id"], None))
-
-    def _extend(self, volume: Thing, size: int, request: web.Request) -> None:
-        before = volume["status"]
-        if before not in {"available", "in-use"} or "3.42" not in request.headers.get("OpenStack-API-Version", ""):
-            raise Refusal(400, "Invalid volume: Volume status must be available to extend")
-        if size <= volume["size"]:
-            raise Refusal(400, "Invalid input: New size for extend must be greater than current size.")
-        volume["status"] = "extending"
-        self._later(lambda: volume.update(size=size, status=before))
 
     # --- Nova ---
 
@@ -208,31 +145,30 @@ class Double:
             case "GET", "flavors", "detail":
                 return {"flavors": list(self.flavors.values())}
             case "GET", "flavors", identity:
-                return {"flavor": _found(self.flavors, identity)}
+                return {"flavor": found(self.flavors, identity)}
             case "GET", "servers", "detail":
                 wanted = set(request.query.get("tags", "").split(",")) - {""}
-                found = [self._shown(s) for s in self.servers.values() if wanted <= set(s["tags"])]
-                for server in found:
+                shown = [self._shown(s) for s in self.servers.values() if wanted <= set(s["tags"])]
+                for server in shown:
                     del server["server_groups"]  # as in the real one's listings
-                return self._page("servers", request, found)
+                return paged("servers", request, shown, self.page)
             case "POST", "servers":
                 return {"server": {"id": self._make_server(body)}}
             case "GET", "servers", identity:
-                return {"server": self._shown(_found(self.servers, identity))}
+                return {"server": self._shown(found(self.servers, identity))}
             case "DELETE", "servers", identity:
-                self._delete_server(_found(self.servers, identity))
+                self._delete_server(found(self.servers, identity))
                 return None
             case "POST", "servers", identity, "metadata":
-                _found(self.servers, identity)["metadata"] |= body["metadata"]
+                found(self.servers, identity)["metadata"] |= body["metadata"]
                 return body
             case "POST", "servers", identity, "action":
                 (name, given), *_ = body.items()
-                return self._act(_found(self.servers, identity), name, given)
+                return self._act(found(self.servers, identity), name, given)
             case "GET", "servers", identity, "os-instance-actions":
-                return {"instanceActions": self.actions[_found(self.servers, identity)["id"]]}
+                return {"instanceActions": self.actions[found(self.servers, identity)["id"]]}
             case "GET", "servers", identity, "os-instance-actions", asked:
-                found = [one for one in self.actions[identity] if one["request_id"] == asked]
-                return {"instanceAction": found[0]}
+                return {"instanceAction": next(one for one in self.actions[identity] if one["request_id"] == asked)}
             case "GET", "os-server-groups":
                 return {"server_groups": list(self.groups.values())[int(request.query.get("offset", 0)):]}
             case "POST", "os-server-groups":
@@ -240,9 +176,9 @@ class Double:
                 self.groups[group["id"]] = group
                 return {"server_group": group}
             case "GET", "os-server-groups", identity:
-                return {"server_group": _found(self.groups, identity)}
+                return {"server_group": found(self.groups, identity)}
             case "DELETE", "os-server-groups", identity:
-                self.groups.pop(_found(self.groups, identity)["id"])
+                self.groups.pop(found(self.groups, identity)["id"])
                 return None
         raise Refusal(404, f"no {parts}")
 
@@ -254,10 +190,10 @@ class Double:
         disks = wanted["block_device_mapping_v2"]
         if disks[0]["uuid"] not in self.images:
             raise Refusal(400, "Image could not be found.")
-        ports = [_found(self.network.things["ports"], one["port"]) for one in wanted["networks"]]
+        ports = [found(self.network.things["ports"], one["port"]) for one in wanted["networks"]]
         if any(port["device_id"] for port in ports):
             raise Refusal(409, "Port is still in use.")
-        volume = self.volumes.get(disks[1]["uuid"])
+        volume = self.storage.volumes.get(disks[1]["uuid"])
         if volume is None or volume["status"] != "available":
             raise Refusal(400, "Invalid volume: status must be available")
         group = body.get("os:scheduler_hints", {}).get("group")
@@ -303,7 +239,7 @@ class Double:
                 if port["device_id"] == server["id"]:
                     port["device_id"] = ""
             for one in server["os-extended-volumes:volumes_attached"]:
-                self.volumes[one["id"]].update(status="available", attachments=[])
+                self.storage.volumes[one["id"]].update(status="available", attachments=[])
             for group in self.groups.values():
                 group["members"] = [member for member in group["members"] if member != server["id"]]
 
@@ -369,9 +305,3 @@ class Double:
 
     def _later(self, end: Callable[[], object]) -> None:
         asyncio.get_running_loop().call_later(self.delay, end)
-
-
-def _found(things: Mapping[str, Thing], identity: str) -> Thing:
-    if identity not in things:
-        raise Refusal(404, f"{identity} could not be found.")
-    return things[identity]

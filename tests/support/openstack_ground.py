@@ -13,6 +13,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -78,6 +79,8 @@ class Ground(Protocol):
 
     def volumes(self, stack: str) -> list[Thing]: ...
 
+    def snapshots(self, stack: str) -> list[Thing]: ...
+
     def neutron(self, kind: str, stack: str) -> list[Thing]:
         """`kind`: ports, floatingips, security_groups."""
         ...
@@ -102,6 +105,7 @@ def left_over(ground: Ground, stack: str) -> list[str]:
     return [
         *(f"server {one['id']}" for one in ground.servers(stack)),
         *(f"volume {one['id']} {one['status']}" for one in ground.volumes(stack)),
+        *(f"snapshot {one['id']} {one['status']}" for one in ground.snapshots(stack)),
         *(f"{kind} {one['id']}" for kind in KINDS for one in ground.neutron(kind, stack)),
         *(f"group {one['id']}" for one in ground.groups(stack)),
     ]
@@ -159,7 +163,10 @@ class DoubleGround:
         return [s for s in self.double.servers.values() if s["metadata"]["coffer_stack"] == stack]
 
     def volumes(self, stack: str) -> list[Thing]:
-        return [v for v in self.double.volumes.values() if v["metadata"]["coffer_stack"] == stack]
+        return [v for v in self.double.storage.volumes.values() if v["metadata"]["coffer_stack"] == stack]
+
+    def snapshots(self, stack: str) -> list[Thing]:
+        return [s for s in self.double.storage.snapshots.values() if s["metadata"].get("coffer_stack") == stack]
 
     def neutron(self, kind: str, stack: str) -> list[Thing]:
         marks = f"coffer-stack={stack} "
@@ -282,6 +289,10 @@ class RealGround:
         found = self.admin.block_storage.volumes(all_projects=True, project_id=self.service_project)
         return [one for one in found if one.metadata.get("coffer_stack") == stack]
 
+    def snapshots(self, stack: str) -> list[Thing]:
+        found = self.admin.block_storage.snapshots(all_projects=True, project_id=self.service_project)
+        return [one for one in found if one.metadata.get("coffer_stack") == stack]
+
     def neutron(self, kind: str, stack: str) -> list[Thing]:
         marks = f"coffer-stack={stack} "
         found = getattr(self.admin.network, {"floatingips": "ips"}.get(kind, kind))()
@@ -312,8 +323,20 @@ class RealGround:
             self.admin.network.delete_security_group(one.id)
         for one in self.groups(stack):
             self.admin.compute.delete_server_group(one["id"])
-        for one in self.volumes(stack):
-            self.admin.block_storage.delete_volume(one.id, force=True)
+        self.until(lambda: self._without_volumes(stack), "the volumes and their snapshots go")
+
+    def _without_volumes(self, stack: str) -> bool:
+        """Delete what can be by now: a volume may wait for its snapshot, and that for a volume that was made of it."""
+        from openstack.exceptions import SDKException
+
+        storage = self.admin.block_storage
+        snapshots, volumes = self.snapshots(stack), self.volumes(stack)
+        for delete, things in ((storage.delete_snapshot, snapshots), (storage.delete_volume, volumes)):
+            for one in things:
+                if one.status != "deleting":
+                    with suppress(SDKException):
+                        delete(one.id, force=True)
+        return not snapshots and not volumes
 
     def close(self) -> None:
         network = self.admin.network

@@ -22,6 +22,7 @@ from coffer_provisioner.cloud.interface import (
     Port,
     PublicAddress,
     Size,
+    Snapshot,
     Tags,
     Volume,
 )
@@ -104,8 +105,13 @@ class Instance:
             user_data=b'{"secret": "once only"}', manager="postgresql", user="u-1", locality="soft-anti-affinity",
         )
 
-    async def volume(self, cloud: Cloud) -> Volume:
-        return await reached(lambda: cloud.ensure_volume(self.tags, gib=1, volume_type=None), lambda v: v.ready)
+    async def volume(self, cloud: Cloud, snapshot: str | None = None) -> Volume:
+        return await reached(
+            lambda: cloud.ensure_volume(self.tags, gib=1, volume_type=None, snapshot=snapshot), lambda v: v.ready,
+        )
+
+    async def snapshot(self, cloud: Cloud, backup: str) -> Snapshot:
+        return await reached(lambda: cloud.ensure_snapshot(self.tags, backup=backup), lambda s: s.ready)
 
     async def public(self, cloud: Cloud, spec: MachineSpec) -> PublicAddress:
         return await reached(lambda: cloud.ensure_public_address(

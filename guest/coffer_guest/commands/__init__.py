@@ -11,7 +11,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from coffer_guest.commands import access, backup, databases, lifecycle, prepare, resize, root, users, volume
+from coffer_guest.commands import (
+    access,
+    adopt,
+    backup,
+    databases,
+    lifecycle,
+    prepare,
+    resize,
+    root,
+    snapshot,
+    users,
+    volume,
+)
 from coffer_guest.commands.context import Context
 from coffer_guest.machine import Machine
 from coffer_shared import commands as forms
@@ -38,6 +50,7 @@ class Query:
 _RUN: Mapping[str, Run] = {
     "prepare": prepare.prepare,
     "restore": prepare.restore,
+    "adopt": adopt.adopt,
     "restart": lifecycle.restart,
     "stop": lifecycle.stop,
     "start": lifecycle.start,
@@ -55,8 +68,9 @@ _RUN: Mapping[str, Run] = {
     "resize": resize.resize,
     "set_access": access.set_access,
     "backup": backup.backup,
+    "snapshot": snapshot.snapshot,
 }
-_BESIDE = frozenset({"backup"})
+_BESIDE = frozenset({"backup", "snapshot"})
 _LOOK: Mapping[str, Look] = {
     "ping": lifecycle.ping,
     "databases": databases.find,

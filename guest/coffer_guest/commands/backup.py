@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 
 from coffer_guest.commands import job
-from coffer_guest.commands.context import Context, backups_of
+from coffer_guest.commands.context import Context, backups_of, refuse_unless_healthy
 from coffer_guest.leftovers import take_back
 from coffer_shared.backups import BackedUp, BackUp, Job
 from coffer_shared.errors import GiveUp
-from coffer_shared.messages import Engine, Failure
+from coffer_shared.messages import Failure
 
 _TRIES = 5
 _TRY_SECONDS = 1.0
@@ -27,7 +27,7 @@ async def backup(context: Context, args: BackUp) -> BackedUp:
         await context.progress(1 + percent * 7 // 100, text)
 
     async def before() -> None:
-        await _refuse_unless_healthy(context)
+        await refuse_unless_healthy(machine)
         await context.progress(1, "fetching the backup image")
         await machine.containers.pull(args.image, pulling)
         await context.progress(8, "preparing the database")
@@ -61,10 +61,3 @@ async def backup(context: Context, args: BackUp) -> BackedUp:
     if outcome.backed_up is None:
         raise GiveUp(Failure.ENGINE, "the backup program did not say what it stored")
     return outcome.backed_up
-
-
-async def _refuse_unless_healthy(context: Context) -> None:
-    machine = context.machine
-    facts = await machine.monitor.check()
-    if facts.engine is not Engine.HEALTHY or not machine.prepared.complete:
-        raise GiveUp(Failure.NOT_READY, f"the database is not healthy ({facts.engine.value}) {facts.detail}".rstrip())

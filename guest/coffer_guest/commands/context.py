@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from coffer_guest.clock import Clock
 from coffer_guest.machine import Machine
 from coffer_shared.backups import Grant
-from coffer_shared.datastore import Driver, HasBackup, HasDatabases, HasRoot, HasUsers
+from coffer_shared.datastore import Driver, HasBackup, HasDatabases, HasRoot, HasSnapshot, HasUsers
 from coffer_shared.errors import GiveUp
-from coffer_shared.messages import Failure
+from coffer_shared.messages import Engine, Failure
 
 T = TypeVar("T")
 
@@ -27,6 +27,8 @@ class Context:
     write_note: Callable[[str], Awaitable[None]]
     renew_grant: Callable[[], Awaitable[Grant]]
     """TryAgain while the control plane is silent, GiveUp when it denies."""
+    is_copied: Callable[[], Awaitable[bool]]
+    """Whether the control plane has copied the volume. Raises the same."""
     ending: Callable[[], bool]
     """Whether a cancellation means that the agent ends. The command is then resumed by the next one, so it leaves
     everything as it is; otherwise it was asked to end, or its deadline passed, and it clears up."""
@@ -55,6 +57,13 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
+async def refuse_unless_healthy(machine: Machine) -> None:
+    """GiveUp(not_ready) unless there is a whole database that answers now."""
+    facts = await machine.monitor.check()
+    if facts.engine is not Engine.HEALTHY or not machine.prepared.complete:
+        raise GiveUp(Failure.NOT_READY, f"the database is not healthy ({facts.engine.value}) {facts.detail}".rstrip())
+
+
 def databases_of(driver: Driver) -> HasDatabases:
     if not isinstance(driver, HasDatabases):
         raise _unable(driver, "databases")
@@ -76,6 +85,12 @@ def root_of(driver: Driver) -> HasRoot:
 def backups_of(driver: Driver) -> HasBackup:
     if not isinstance(driver, HasBackup):
         raise _unable(driver, "backups")
+    return driver
+
+
+def snapshots_of(driver: Driver) -> HasSnapshot:
+    if not isinstance(driver, HasSnapshot):
+        raise _unable(driver, "snapshots")
     return driver
 
 

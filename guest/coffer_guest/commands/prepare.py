@@ -48,21 +48,31 @@ async def _prepare(context: Context, args: Prepare, *, pulled_from: int) -> Prep
     await machine.apply_firewall()
     if not machine.prepared.complete:
         await _make_first_data(context, args)
-    await _start(context, pulled_from)
+    await start(context, pulled_from)
     if not machine.prepared.complete:
-        async with machine.session() as session:
-            await machine.driver.after_first_start(session)
-        await machine.record(msgspec.structs.replace(machine.prepared, complete=True))
+        await secure(machine)
+    return await make_accounts(context, args)
+
+
+async def secure(machine: Machine) -> None:
+    """The last step to a complete database."""
+    async with machine.session() as session:
+        await machine.driver.after_first_start(session)
+    await machine.record(msgspec.structs.replace(machine.prepared, complete=True))
+
+
+async def make_accounts(context: Context, args: Prepare) -> Prepared:
     await context.progress(90, "making databases and users")
     if args.databases:
         await databases.create(context, CreateDatabases(args.databases))
     if args.users:
         await users.create(context, CreateUsers(args.users))
-    facts = await machine.monitor.check()
+    facts = await context.machine.monitor.check()
     return Prepared(facts.version, args.fs_uuid)
 
 
-async def _start(context: Context, pulled_from: int) -> None:
+async def start(context: Context, pulled_from: int) -> None:
+    """The engine, until it is healthy. `pulled_from`: where the command's progress is, in percent."""
     healthy_from = max(65, pulled_from + 3)
 
     async def pulling(percent: int, text: str) -> None:

@@ -37,6 +37,7 @@ from coffer_provisioner.cloud.interface import (
     PublicAddress,
     Resource,
     Size,
+    Snapshot,
     Tags,
     Volume,
 )
@@ -67,8 +68,11 @@ class DockerCloud:
 
     async def ensure_volume(
         self, tags: Tags, *, gib: int, volume_type: str | None, availability_zone: str | None = None,  # noqa: ARG002
+        snapshot: str | None = None,
     ) -> Volume:
         """One host has one kind of disk and is one zone, so neither says anything here."""
+        if snapshot is not None:
+            raise _no_snapshots()
         return await self._machines.ensure_volume(tags, gib)
 
     async def mark_volume(self, tags: Tags) -> None:
@@ -118,6 +122,15 @@ class DockerCloud:
     async def drop_volume(self, instance: str) -> None:
         await self._machines.drop_volume(instance)
 
+    async def ensure_snapshot(self, tags: Tags, *, backup: str) -> Snapshot:  # noqa: ARG002
+        raise _no_snapshots()
+
+    async def find_snapshot(self, backup: str) -> Snapshot | None:  # noqa: ARG002
+        return None
+
+    async def drop_snapshot(self, backup: str) -> None:
+        """There is none."""
+
     async def drop_port(self, instance: str) -> None:
         await self._networks.drop_port(instance)
 
@@ -161,6 +174,10 @@ class DockerCloud:
 
     async def close(self) -> None:
         await self._engine.close()
+
+
+def _no_snapshots() -> CloudRefused:
+    return CloudRefused("no_snapshots", "this cloud cannot make snapshots of volumes: it is a Docker host")
 
 
 def _resource(thing: Description, identity: str) -> Resource:

@@ -10,10 +10,11 @@ import asyncio
 import functools
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_network
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from coffer_provisioner.cloud import fake_volumes
 from coffer_provisioner.cloud.fake_world import FakeMachine, Network, Public, World
 from coffer_provisioner.cloud.interface import (
     CloudBusy,
@@ -25,6 +26,7 @@ from coffer_provisioner.cloud.interface import (
     PublicAddress,
     Resource,
     Size,
+    Snapshot,
     Tags,
     Volume,
 )
@@ -103,6 +105,10 @@ class FakeCloud:
     def gib(self, instance: str) -> int:
         return self._mine.volumes[instance][1].gib
 
+    def made_of(self, instance: str) -> str | None:
+        """Id of the snapshot that the instance's volume was made of."""
+        return self._mine.made_of.get(instance)
+
     # --- the interface ---
 
     @_call
@@ -135,9 +141,9 @@ class FakeCloud:
     @_call
     def ensure_volume(
         self, tags: Tags, *, gib: int, volume_type: str | None, availability_zone: str | None = None,  # noqa: ARG002
+        snapshot: str | None = None,
     ) -> Volume:
-        made = (tags, Volume(self.world.new_id("volume"), gib, ready=True))
-        return self._mine.volumes.setdefault(tags.instance, made)[1]
+        return fake_volumes.ensure(self.world, self._mine, tags, gib, snapshot)
 
     @_call
     def ensure_machine(self, spec: MachineSpec) -> Machine:
@@ -207,23 +213,7 @@ class FakeCloud:
 
     @_call
     def grow_volume(self, instance: str, gib: int) -> Volume:
-        if instance not in self._mine.volumes:
-            raise CloudRefused("no_volume", "the instance has no volume")
-        tags, volume = self._mine.volumes[instance]
-        wanted, looks = self._mine.growing.pop(instance, (volume.gib, 0))
-        if looks > 1:
-            self._mine.growing[instance] = (wanted, looks - 1)
-            return replace(volume, ready=False)
-        volume = replace(volume, gib=wanted)
-        self._mine.volumes[instance] = (tags, volume)
-        if gib < volume.gib:
-            raise CloudRefused("cannot_shrink", f"the volume has {volume.gib} GiB and cannot shrink")
-        if gib > volume.gib and self.world.looks_until_grown:
-            self._mine.growing[instance] = (gib, self.world.looks_until_grown)
-            return replace(volume, ready=False)
-        grown = replace(volume, gib=gib)
-        self._mine.volumes[instance] = (tags, grown)
-        return grown
+        return fake_volumes.grow(self.world, self._mine, instance, gib)
 
     @_call
     def ensure_public_address(
@@ -259,7 +249,20 @@ class FakeCloud:
 
     @_call
     def drop_volume(self, instance: str) -> None:
-        self._drop_volume(instance)
+        fake_volumes.drop(self._mine, instance)
+
+    @_call
+    def ensure_snapshot(self, tags: Tags, *, backup: str) -> Snapshot:
+        return fake_volumes.ensure_snapshot(self.world, self._mine, tags, backup)
+
+    @_call
+    def find_snapshot(self, backup: str) -> Snapshot | None:
+        found = self._mine.snapshots.get(backup)
+        return None if found is None else found.look()
+
+    @_call
+    def drop_snapshot(self, backup: str) -> None:
+        fake_volumes.drop_snapshot(self.world, self._mine, backup)
 
     @_call
     def drop_port(self, instance: str) -> None:
@@ -273,6 +276,7 @@ class FakeCloud:
             *(Resource("machine", m.id, i, m.spec.tags.operation) for i, m in mine.machines.items()),
             *(Resource("volume", volume.id, i, tags.operation) for i, (tags, volume) in mine.volumes.items()),
             *(Resource("volume-held", f"{i}-held", i, tags.operation) for i, tags in mine.marked.items()),
+            *(Resource("snapshot", s.seen.id, s.tags.instance, s.tags.operation) for s in mine.snapshots.values()),
             *(Resource("address", port.address, i, tags.operation) for i, (tags, port) in mine.ports.items()),
             *(Resource("public", public.address, i, public.tags.operation) for i, public in mine.public.items()),
             *(
@@ -289,7 +293,10 @@ class FakeCloud:
                 _forget(mine.machines, lambda m: m.id == resource.id)
             case "volume":
                 for instance in [i for i, (_, volume) in mine.volumes.items() if volume.id == resource.id]:
-                    self._drop_volume(instance)
+                    fake_volumes.drop(mine, instance)
+            case "snapshot":
+                for backup in [b for b, snapshot in mine.snapshots.items() if snapshot.seen.id == resource.id]:
+                    fake_volumes.drop_snapshot(self.world, mine, backup)
             case "volume-held":
                 mine.marked.pop(resource.instance, None)
             case "address":
@@ -337,13 +344,6 @@ class FakeCloud:
             return networks[wanted]
         own = (n for n in networks.values() if n.project == tags.project and n.made_for is not None)
         return next(own, None) or self.world.make_network(self._mine, tags.project, tags)
-
-    def _drop_volume(self, instance: str) -> None:
-        if instance in self._mine.machines and instance in self._mine.volumes:
-            raise CloudBusy("the volume is in use by a machine")
-        self._mine.volumes.pop(instance, None)
-        self._mine.growing.pop(instance, None)
-        self._mine.marked.pop(instance, None)
 
     def _drop_port(self, instance: str) -> None:
         self._mine.access.pop(instance, None)

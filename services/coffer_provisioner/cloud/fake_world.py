@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from uuid import uuid4
 
@@ -13,6 +13,7 @@ from coffer_provisioner.cloud.interface import (
     MachineState,
     Port,
     Size,
+    Snapshot,
     Tags,
     Volume,
 )
@@ -63,6 +64,23 @@ class FakeMachine:
 
 
 @dataclass(slots=True)
+class FakeSnapshot:
+    tags: Tags
+    volume: str
+    """Id of the one that it is of."""
+    seen: Snapshot
+    looks_left: int = 0
+
+    def look(self) -> Snapshot:
+        """What is seen at one more look."""
+        if not self.seen.ready:
+            self.looks_left -= 1
+            if self.looks_left <= 0:
+                self.seen = replace(self.seen, ready=True)
+        return self.seen
+
+
+@dataclass(slots=True)
 class Public:
     tags: Tags
     address: str
@@ -72,7 +90,7 @@ class Public:
 
 @dataclass(slots=True)
 class Stack:
-    """What one stack has in the world, by instance (networks: by id)."""
+    """What one stack has in the world, by instance (networks: by id, snapshots: by backup)."""
 
     networks: dict[str, Network] = field(default_factory=dict)
     ports: dict[str, tuple[Tags, Port]] = field(default_factory=dict)
@@ -83,6 +101,9 @@ class Stack:
     access: dict[str, tuple[str, ...]] = field(default_factory=dict)
     growing: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Volumes: the size to be, in GiB, and how many looks that takes."""
+    snapshots: dict[str, FakeSnapshot] = field(default_factory=dict)
+    made_of: dict[str, str] = field(default_factory=dict)
+    """Volumes that were not empty: the id of the snapshot whose content they began with."""
 
 
 @dataclass(slots=True)
@@ -92,6 +113,9 @@ class World:
     looks_until_active: int = 0
     """How often a new machine is looked at before it is active; so, too, one that is resized or rebuilt."""
     looks_until_grown: int = 0
+    looks_until_copied: int = 0
+    keeps_copied_from: bool = False
+    """A snapshot stays as long as the volumes that were made of it, as in Ceph; else it goes at any time, as in LVM."""
     keeps_way_back: bool = False
     """A resize restarts the machine and leaves it unconfirmed, as Nova's does; else it is done at once, as Docker's."""
     stacks: dict[str, Stack] = field(default_factory=dict)

@@ -145,7 +145,10 @@ class Cloud(Protocol):
         self, tags: Tags, *, gib: int, volume_type: str | None, availability_zone: str | None = None,
         snapshot: str | None = None,
     ) -> Volume:
-        """Empty, or with what the snapshot of that id holds. CloudRefused `no_snapshot` if it is not there."""
+        """Empty, or with what the snapshot of that id holds.
+
+        CloudRefused `no_snapshot` if that is not there, `too_small` if its volume was larger, `no_snapshots` where the
+        cloud has none."""
         ...
 
     async def mark_volume(self, tags: Tags) -> None:

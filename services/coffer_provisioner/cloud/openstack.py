@@ -7,6 +7,7 @@
     openstack_access     its security group: who may connect
     openstack_public     floating addresses
     openstack_volumes    data volumes
+    openstack_snapshots  their snapshots
     openstack_templates  flavors and the guest image
     openstack_user_data  what a new machine is told
     openstack_groups     server groups
@@ -32,6 +33,7 @@ from coffer_provisioner.cloud.interface import (
     PublicAddress,
     Resource,
     Size,
+    Snapshot,
     Tags,
     Volume,
 )
@@ -44,6 +46,7 @@ from coffer_provisioner.cloud.openstack_networks import Networks
 from coffer_provisioner.cloud.openstack_ports import Ports, as_port
 from coffer_provisioner.cloud.openstack_public import PublicAddresses
 from coffer_provisioner.cloud.openstack_sizes import Sizes
+from coffer_provisioner.cloud.openstack_snapshots import Snapshots
 from coffer_provisioner.cloud.openstack_templates import Templates
 from coffer_provisioner.cloud.openstack_volumes import Volumes, held
 
@@ -62,6 +65,7 @@ class OpenStackCloud:
         self._access = Access(calls, marks, self._ports, settings)
         self._public = PublicAddresses(calls, marks, networks, self._ports, self._access, settings)
         self._volumes = Volumes(calls, marks, settings)
+        self._snapshots = Snapshots(calls, marks, self._volumes, settings)
         self._groups = Groups(calls, marks)
         self._machines = Machines(calls, marks, self._ports, self._volumes, self._groups, templates, settings)
         self._sizes = Sizes(calls, marks, self._machines, templates, settings)
@@ -78,8 +82,9 @@ class OpenStackCloud:
 
     async def ensure_volume(
         self, tags: Tags, *, gib: int, volume_type: str | None, availability_zone: str | None = None,
+        snapshot: str | None = None,
     ) -> Volume:
-        return await self._volumes.ensure(tags, gib, volume_type, availability_zone)
+        return await self._volumes.ensure(tags, gib, volume_type, availability_zone, snapshot)
 
     async def mark_volume(self, tags: Tags) -> None:
         await self._volumes.mark(tags)
@@ -131,6 +136,15 @@ class OpenStackCloud:
             raise CloudBusy("the volume is in use by a machine")
         await self._volumes.drop(instance)
 
+    async def ensure_snapshot(self, tags: Tags, *, backup: str) -> Snapshot:
+        return await self._snapshots.ensure(tags, backup)
+
+    async def find_snapshot(self, backup: str) -> Snapshot | None:
+        return await self._snapshots.find(backup)
+
+    async def drop_snapshot(self, backup: str) -> None:
+        await self._snapshots.drop(backup)
+
     async def drop_port(self, instance: str) -> None:
         if await self._machines.of(instance) is not None:
             raise CloudBusy("the address is in use by a machine")
@@ -139,13 +153,13 @@ class OpenStackCloud:
 
     async def resources(self) -> list[Resource]:
         """A listing of each kind, however many there are."""
-        servers, volumes, ports, access, public, groups = await asyncio.gather(
-            self._machines.listed(), self._volumes.all(), self._ports.all(), self._access.all(), self._public.all(),
-            self._groups.all(),
+        servers, volumes, snapshots, ports, access, public, groups = await asyncio.gather(
+            self._machines.listed(), self._volumes.all(), self._snapshots.all(), self._ports.all(), self._access.all(),
+            self._public.all(), self._groups.all(),
         )
         kinds = (
             (Kind.MACHINE, servers), (Kind.VOLUME, volumes), (Kind.VOLUME_HELD, [v for v in volumes if held(v)]),
-            (None, ports), (Kind.ACCESS, access), (Kind.PUBLIC, public),
+            (Kind.SNAPSHOT, snapshots), (None, ports), (Kind.ACCESS, access), (Kind.PUBLIC, public),
             (Kind.GROUP, [group for group in groups if not group["members"]]),
         )
         return [
@@ -159,6 +173,8 @@ class OpenStackCloud:
                 await self._machines.drop_one(resource.id)
             case Kind.VOLUME:
                 await self._volumes.drop_one(resource.id)
+            case Kind.SNAPSHOT:
+                await self._snapshots.drop_one(resource.id)
             case Kind.VOLUME_HELD:
                 pass  # the mark is the volume's, and goes with it
             case Kind.ADDRESS | Kind.MANAGEMENT:

@@ -34,6 +34,8 @@ T = TypeVar("T")
 PAUSE = 5.0
 """Seconds without another attempt after Keystone did not take our own password: accounts are locked after some."""
 _TEXT_LENGTH = 300
+_QUOTA = re.compile("quota|maximum (number|allowed)", re.IGNORECASE)
+"""As services put it: Cinder names no quota when that of snapshots is used up."""
 _MAKING = threading.Lock()
 """Held while connections and adapters are made: not by every thread at once, and without the SDK's warnings."""
 
@@ -252,7 +254,7 @@ def error_of(what: str, answer: Answer) -> CofferError:
     """What an answer means that the caller did not expect."""
     text, status = answer.text, answer.status
     shown = f"OpenStack, {what}: {text or f'it answered {status}'}"
-    if answer.type == "OverQuota" or (status in {403, 413} and "quota" in text.lower()):
+    if answer.type == "OverQuota" or (status in {403, 413} and _QUOTA.search(text)):
         return CloudRefused("quota", f"a quota of the cloud does not allow it: {text}")
     if status in {401, 404, 408, 409, 412, 413, 425, 429} or status >= 500:
         # 404: it was there a moment ago; the next look will tell

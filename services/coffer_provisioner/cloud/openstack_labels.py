@@ -1,8 +1,8 @@
 """How the OpenStack driver marks and names what it makes, and the settings it is given. No call is made here.
 
-Marks are part of the call that creates a thing: metadata where there is some (servers, volumes), otherwise words in the
-description (Neutron) or in the name (server groups). Names are those that operators of Trove know, and only narrow a
-listing; what does not carry our marks is never ours.
+Marks are part of the call that creates a thing: metadata where there is some (servers, volumes, snapshots), otherwise
+words in the description (Neutron) or in the name (server groups). Names are those that operators of Trove know, and
+only narrow a listing; what does not carry our marks is never ours.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ Thing = Mapping[str, Any]
 
 HELD = "coffer_held"
 """Metadata of a volume: it has held a started database."""
+BACKUP = "coffer_backup"
+"""Metadata of a snapshot: the backup that it is."""
 REBUILT = "coffer_rebuild"
 """Metadata of a server: the operation that rebuilt it last."""
 RESIZED = "coffer_resize"
@@ -41,7 +43,9 @@ class Kind(StrEnum):
 
     MACHINE = "machine"
     VOLUME = "volume"
-    """Cinder volume that holds the tenant's data. The only kind that does."""
+    """Cinder volume that holds the tenant's data."""
+    SNAPSHOT = "snapshot"
+    """Of such a volume, and so holds it too, also when the instance is gone. No other kinds do."""
     VOLUME_HELD = "volume-held"
     """Not a thing of its own: the volume's mark that it has held a started database. Goes with the volume."""
     ADDRESS = "address"
@@ -135,6 +139,9 @@ class Marks:
             "coffer_project": tags.project[:METADATA_LENGTH],
         }
 
+    def snapshot_metadata(self, tags: Tags, backup: str) -> dict[str, str]:
+        return self.metadata(tags) | {BACKUP: word(backup)}
+
     def server_metadata(self, spec: MachineSpec) -> dict[str, str]:
         shown = {
             "trove_project_id": spec.tags.project, "trove_user_id": spec.user,
@@ -159,6 +166,10 @@ class Marks:
     def volume_filter(self, instance: str | None = None) -> str:
         """The value of the query `metadata` of a listing of volumes."""
         return repr({"coffer_stack": self.stack} | ({} if instance is None else {"coffer_instance": word(instance)}))
+
+    def snapshot_filter(self, backup: str | None = None) -> str:
+        """As `volume_filter`."""
+        return repr({"coffer_stack": self.stack} | ({} if backup is None else {BACKUP: word(backup)}))
 
     # --- Neutron ---
 
@@ -231,6 +242,10 @@ def word(text: str) -> str:
 
 def port_name(instance: str) -> str:
     return f"trove-{word(instance)}"
+
+
+def snapshot_name(backup: str) -> str:
+    return f"trove-{word(backup)}-backup"
 
 
 def access_name(instance: str) -> str:

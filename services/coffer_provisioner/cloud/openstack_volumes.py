@@ -11,7 +11,7 @@ import time
 
 from coffer_provisioner.cloud.interface import CloudBusy, CloudRefused, Tags, Volume
 from coffer_provisioner.cloud.openstack_calls import Answer, Calls, Service, error_of
-from coffer_provisioner.cloud.openstack_labels import HELD, Marks, OpenStackSettings, Thing, port_name, ranked
+from coffer_provisioner.cloud.openstack_labels import HELD, Marks, OpenStackSettings, Thing, port_name, ranked, word
 
 READY = {"available", "in-use", "reserved", "attaching", "detaching"}
 _USED = {"in-use", "reserved", "attaching", "detaching"}
@@ -23,10 +23,12 @@ class Volumes:
         self._marks = marks
         self._settings = settings
 
-    async def ensure(self, tags: Tags, gib: int, volume_type: str | None, zone: str | None) -> Volume:
+    async def ensure(
+        self, tags: Tags, gib: int, volume_type: str | None, zone: str | None, snapshot: str | None = None,
+    ) -> Volume:
         found = await self.of(tags.instance)
         if not found:
-            made = await self._make(tags, gib, volume_type, zone)
+            made = await self._make(tags, gib, volume_type, zone, snapshot)
             await asyncio.sleep(self._settings.settle_seconds)
             listed = await self.of(tags.instance)
             found = self._ranked({one["id"]: one for one in (made, *listed)}.values())
@@ -44,17 +46,23 @@ class Volumes:
         ), instance))
 
     async def mark(self, tags: Tags) -> None:
-        volume = await self._needed(tags.instance)
+        volume = await self.needed(tags.instance)
         await self._calls.ask(
             "marking a volume", Service.VOLUMES, "POST", f"/volumes/{volume['id']}/metadata",
             body={"metadata": {HELD: "true"}},
         )
 
+    async def needed(self, instance: str) -> Thing:
+        found = await self.of(instance)
+        if not found:
+            raise CloudRefused("no_volume", "the instance has no volume")
+        return found[0]
+
     async def is_marked(self, instance: str) -> bool:
         return any(held(volume) for volume in await self.of(instance))
 
     async def grow(self, instance: str, gib: int) -> Volume:
-        volume = await self._needed(instance)
+        volume = await self.needed(instance)
         if gib < volume["size"]:
             raise CloudRefused("cannot_shrink", f"the volume has {volume['size']} GiB and cannot shrink")
         if gib == volume["size"] or volume["status"] not in {"available", "in-use"}:
@@ -65,10 +73,10 @@ class Volumes:
             body={"os-extend": {"new_size": gib}}, expected=(400, 409),
         )
         if answer.status >= 300:
-            now = await self._needed(instance)
+            now = await self.needed(instance)
             if now["size"] == volume["size"] and now["status"] == volume["status"]:
                 raise error_of(what, answer)
-        return await self._grown(await self._needed(instance), gib)
+        return await self._grown(await self.needed(instance), gib)
 
     async def drop(self, instance: str) -> None:
         """Returns when it is gone."""
@@ -102,31 +110,52 @@ class Volumes:
         if volume["status"] in _USED or volume.get("attachments"):
             raise CloudBusy("the volume is in use by a machine")
         if not await self._delete(volume["id"], force=volume["status"] == "error_deleting"):
+            if await self._has_snapshots(volume["id"]):
+                raise CloudBusy("there are snapshots of the volume: it stays until they are gone")
             raise CloudBusy(f"the volume is {volume['status']} and cannot be deleted yet")
 
     async def _look(self, identity: str) -> Thing | None:
         return await self._calls.find("looking at a volume", Service.VOLUMES, f"/volumes/{identity}", "volume")
 
-    async def _needed(self, instance: str) -> Thing:
-        found = await self.of(instance)
-        if not found:
-            raise CloudRefused("no_volume", "the instance has no volume")
-        return found[0]
+    async def _has_snapshots(self, identity: str) -> bool:
+        """Whoever made them."""
+        return bool(await self._calls.listing(
+            "listing a volume's snapshots", Service.VOLUMES, "/snapshots", "snapshots", {"volume_id": identity},
+        ))
 
-    async def _make(self, tags: Tags, gib: int, volume_type: str | None, zone: str | None) -> Thing:
+    async def _check_source(self, snapshot: str, gib: int) -> None:
+        """The service user may use every project's snapshots, so a volume is made only of one that is marked."""
+        try:
+            path = f"/snapshots/{word(snapshot)}"
+        except ValueError:
+            raise _no_snapshot(snapshot) from None
+        found = await self._calls.find("looking at a snapshot", Service.VOLUMES, path, "snapshot")
+        if found is None or self._marks.of(found) is None:
+            raise _no_snapshot(snapshot)
+        if found["status"] == "creating":
+            raise CloudBusy("the snapshot is being made")
+        if found["size"] > gib:
+            raise CloudRefused("too_small", f"the snapshot is of {found['size']} GiB: no volume of it can be smaller")
+
+    async def _make(
+        self, tags: Tags, gib: int, volume_type: str | None, zone: str | None, snapshot: str | None,
+    ) -> Thing:
+        if snapshot is not None:
+            await self._check_source(snapshot, gib)
         wanted = {
             "name": port_name(tags.instance),
             "size": gib,
             "metadata": self._marks.metadata(tags),
             **({"volume_type": volume_type} if volume_type else {}),
             **({"availability_zone": zone} if zone else {}),
+            **({"snapshot_id": snapshot} if snapshot else {}),
         }
         what = "making a volume"
         answer = await self._calls.ask(
             what, Service.VOLUMES, "POST", "/volumes", body={"volume": wanted}, expected=(400, 404),
         )
         if answer.status >= 300:
-            raise _refusal(what, answer, volume_type)
+            raise refusal(what, answer, volume_type, snapshot)
         return answer.one("volume")
 
     async def _delete(self, identity: str, *, force: bool = False) -> bool:
@@ -151,15 +180,7 @@ class Volumes:
         return found if found.gib >= gib else Volume(found.id, found.gib, ready=False, fault=found.fault)
 
     async def _summary(self, volume: Thing) -> Volume:
-        fault = ""
-        if volume["status"].startswith("error"):
-            fault = f"the block storage reports {volume['status']}"
-            told = await self._calls.ask(
-                "asking what failed", Service.VOLUMES, "GET", "/messages", query={"resource_uuid": volume["id"]},
-                expected=(400, 403, 404),
-            )
-            texts = [one["user_message"] for one in told.body.get("messages", ()) if one.get("user_message")]
-            fault += f": {texts[0][:200]}" if texts else ""
+        fault = await fault_of(self._calls, volume)
         return Volume(volume["id"], int(volume["size"]), ready=volume["status"] in READY, fault=fault)
 
     def _ranked(self, volumes: object) -> list[Thing]:
@@ -172,10 +193,30 @@ def held(volume: Thing) -> bool:
     return (volume.get("metadata") or {}).get(HELD) == "true"
 
 
-def _refusal(what: str, answer: Answer, volume_type: str | None) -> Exception:
+async def fault_of(calls: Calls, thing: Thing) -> str:
+    """What Cinder says is wrong with a volume or a snapshot; empty if nothing is."""
+    if not thing["status"].startswith("error"):
+        return ""
+    told = await calls.ask(
+        "asking what failed", Service.VOLUMES, "GET", "/messages", query={"resource_uuid": thing["id"]},
+        expected=(400, 403, 404),
+    )
+    texts = [one["user_message"] for one in told.body.get("messages", ()) if one.get("user_message")]
+    return f"the block storage reports {thing['status']}" + (f": {texts[0][:200]}" if texts else "")
+
+
+def _no_snapshot(snapshot: str, why: str = "it is not there") -> CloudRefused:
+    return CloudRefused("no_snapshot", f"no volume can be made of the snapshot {snapshot[:64]}: {why}")
+
+
+def refusal(what: str, answer: Answer, volume_type: str | None, snapshot: str | None) -> Exception:
     text = answer.text.lower()
     if "availability zone" in text or "availability_zone" in text:
-        return CloudRefused("no_zone", f"the block storage has no such availability zone: {answer.text}")
+        return CloudRefused("no_zone", f"the block storage cannot do so in that availability zone: {answer.text}")
+    if snapshot and "compatible" in text:
+        return CloudRefused("no_volume_type", f"the volume type does not fit the snapshot's: {answer.text}")
+    if snapshot and "snapshot" in text:
+        return _no_snapshot(snapshot, answer.text)
     if volume_type and "type" in text:
         return CloudRefused("no_volume_type", f"there is no volume type {volume_type[:64]}")
     return CloudRefused("cloud_refused", str(error_of(what, answer)))

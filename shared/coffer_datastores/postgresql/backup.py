@@ -108,6 +108,13 @@ async def _loaded(session: Session) -> object:
     return (await session.fetch("SELECT pg_conf_load_time() AS at"))[0]["at"]
 
 
+async def drop_slots(session: Session) -> None:
+    """Those of all backups that do not run."""
+    for found in await _slots(session):
+        if not found["active"]:
+            await session.fetch("SELECT pg_drop_replication_slot($1)", found["slot_name"])
+
+
 async def _keeps_only(session: Session, slot: str) -> bool:
     """Drop what earlier backups left. Whether that slot is there, and still keeps what it should."""
     there = False

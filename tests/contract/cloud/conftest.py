@@ -23,6 +23,7 @@ from coffer_provisioner.cloud.interface import (
     MachineState,
     Port,
     Size,
+    Snapshot,
     Tags,
     Volume,
 )
@@ -94,7 +95,7 @@ class FakeSite:
     def left_over(self) -> list[str]:
         mine = self.world.stack("stack-0")
         return [
-            *mine.ports, *mine.volumes, *mine.machines, *mine.public,
+            *mine.ports, *mine.volumes, *mine.snapshots, *mine.machines, *mine.public,
             *(n.id for n in mine.networks.values() if n.made_for is not None),
         ]
 
@@ -260,9 +261,10 @@ async def openstack_site(real_ground: RealGround) -> AsyncIterator[OpenStackSite
 
 
 OPENSTACK_MARKS = (pytest.mark.timeout(900), pytest.mark.filterwarnings(openstack_ground.QUIET))
+DOCKER = pytest.param("docker", marks=pytest.mark.docker)
 SITES = [
     "fake",
-    pytest.param("docker", marks=pytest.mark.docker),
+    DOCKER,
     "openstack_double",
     # who names no cloud has not asked for its tests, so none is skipped
     *([pytest.param("openstack", marks=OPENSTACK_MARKS)] if openstack_ground.configured() else []),
@@ -271,15 +273,20 @@ SITES = [
 
 @pytest.fixture(params=SITES)
 def site(request: pytest.FixtureRequest) -> Site:
+    return asked_for(request)
+
+
+def asked_for(request: pytest.FixtureRequest) -> Site:
+    """Of SITES, the one that a fixture's parameter names."""
     if request.param == "fake":
         return FakeSite()
     found: Site = request.getfixturevalue(f"{request.param}_site")
     return found
 
 
-def ready(volume: Volume) -> bool:
-    assert not volume.fault
-    return volume.ready
+def ready(one: Volume | Snapshot) -> bool:
+    assert not one.fault
+    return one.ready
 
 
 @dataclass(frozen=True)
@@ -307,8 +314,15 @@ class Wanted:
         wanted: dict[str, str | None] = {"network": self.network, "address": None, **changed}
         return await reached(lambda: cloud.ensure_port(self.tags, **wanted))  # type: ignore[arg-type]
 
-    async def volume(self, cloud: Cloud, gib: int = 1, volume_type: str | None = None) -> Volume:
-        return await reached(lambda: cloud.ensure_volume(self.tags, gib=gib, volume_type=volume_type), ready)
+    async def volume(
+        self, cloud: Cloud, gib: int = 1, volume_type: str | None = None, snapshot: str | None = None,
+    ) -> Volume:
+        return await reached(lambda: cloud.ensure_volume(
+            self.tags, gib=gib, volume_type=volume_type, snapshot=snapshot,
+        ), ready)
+
+    async def snapshot(self, cloud: Cloud, backup: str) -> Snapshot:
+        return await reached(lambda: cloud.ensure_snapshot(self.tags, backup=backup), ready)
 
     async def machine(self, cloud: Cloud, spec: MachineSpec) -> Machine:
         return await reached(lambda: cloud.ensure_machine(spec), active)

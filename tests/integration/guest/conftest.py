@@ -36,6 +36,7 @@ async def plane(server: NatsServer, tmp_path: Path) -> AsyncIterator[ControlPlan
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr("coffer_guest.commands.job._POLL_SECONDS", 0.01)
     monkeypatch.setattr("coffer_guest.commands.backup._TRY_SECONDS", 0.01)
+    monkeypatch.setattr("coffer_guest.commands.snapshot._ASK_SECONDS", 0.02)
     monkeypatch.setattr("coffer_guest.jobs.STORAGE_GID", os.getgid())
     monkeypatch.setattr("coffer_guest.commands.prepare.STORAGE_GID", os.getgid())
     made = World()

@@ -22,6 +22,7 @@ from coffer_shared.messages import (
     Credential,
     Desired,
     Finished,
+    Frozen,
     Heartbeat,
     Noted,
     Progress,
@@ -75,7 +76,9 @@ class ControlPlane:
     """Events as they came, repeats too."""
     requests: list[str] = field(default_factory=list)
     denied: dict[str, messages.Denied] = field(default_factory=dict)
-    """Operations that get no grant any more."""
+    """Operations that get no grant, and no copy of their volume, any more."""
+    copied: set[str] = field(default_factory=set)
+    """Operations whose volume is copied."""
     grant_life: float = 30.0
     clock_offset: float = 0.0
 
@@ -198,6 +201,8 @@ class ControlPlane:
                 answer = self._credential(self.nkeys[-1])
             case RenewGrant():
                 answer = self.denied.get(asked.op) or messages.Granted(grant=self.grant(self.grant_life))
+            case Frozen():
+                answer = self.denied.get(asked.op) or messages.Copied(done=asked.op in self.copied)
             case Rotate():
                 public = bytes.fromhex(asked.xpub)
                 if public not in self.guest_keys:

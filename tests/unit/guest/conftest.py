@@ -14,6 +14,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are looked at as often as can be, and their files belong to whoever runs the tests."""
     monkeypatch.setattr("coffer_guest.commands.job._POLL_SECONDS", 0.002)
     monkeypatch.setattr("coffer_guest.commands.backup._TRY_SECONDS", 0.002)
+    monkeypatch.setattr("coffer_guest.commands.snapshot._ASK_SECONDS", 0.002)
     monkeypatch.setattr("coffer_guest.jobs.STORAGE_GID", os.getgid())
     monkeypatch.setattr("coffer_guest.commands.prepare.STORAGE_GID", os.getgid())
 

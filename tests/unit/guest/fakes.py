@@ -74,6 +74,13 @@ class World:
     renewals: list[str] = field(default_factory=list)
     renewed: Any = None
     """The next grant, or an exception; None for one of 30 seconds."""
+    frozen: bool = False
+    """Whether the volume stands still."""
+    asked: list[tuple[str, bool]] = field(default_factory=list)
+    """Operations for which it was asked whether the volume is copied, and whether it stood still then."""
+    copied: Callable[[], bool] = lambda: True
+    """What is answered."""
+    adoptions: int = 0
 
     async def call(self, name: str) -> None:
         self.step(name)
@@ -96,6 +103,7 @@ class World:
         self.revive()
         shutil.rmtree(options.jobs_dir, ignore_errors=True)
         self.mounted = ""
+        self.frozen = False
         if self.container.running:
             self.container = Seen(exists=True, status="exited", exit_code=137)
         for shot in self.shots.values():
@@ -107,6 +115,11 @@ class World:
         if isinstance(self.renewed, Exception):
             raise self.renewed
         return self.renewed or grant()
+
+    async def is_copied(self, operation: str) -> bool:
+        self.asked.append((operation, self.frozen))
+        await self.call("ask")
+        return self.copied()
 
 
 class MemoryOneShot(OneShot):
@@ -230,6 +243,21 @@ class MemoryVolume(Volume):
     async def grow(self, to_bytes: int) -> None:
         await self.world.call("grow")
 
+    async def freeze(self, seconds: float) -> None:
+        assert seconds > 0
+        try:
+            await self.world.call("freeze")
+        finally:
+            self.world.frozen = "freeze" not in self.world.broken
+        await self.world.call("frozen")
+
+    async def thaw(self) -> bool:
+        if not self.world.frozen:
+            return False
+        await self.world.call("thaw")
+        self.world.frozen = False
+        return True
+
     async def facts(self) -> VolumeFacts:
         return VolumeFacts(1000, 100, self.world.mounted) if self.world.mounted else VolumeFacts()
 
@@ -282,6 +310,14 @@ class MemoryDriver:
 
     def restore_container(self, order: Order, image: str, target: str) -> ContainerSpec:
         return ContainerSpec(image, (), {}, ((target, target, "rw"),), (), self._uid, self._uid, "SIGTERM", 5)
+
+    async def before_snapshot(self, engine: Any) -> None:
+        await self.world.call("before_snapshot")
+
+    async def after_adoption(self, engine: Any) -> None:
+        async with engine.session():
+            self.world.adoptions += 1
+        await self.world.call("after_adoption")
 
     @asynccontextmanager
     async def session(self, order: Order, *, database: str | None = None) -> AsyncIterator[Session]:

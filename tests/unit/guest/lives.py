@@ -38,7 +38,7 @@ class Agent:
         self.world = world
         self.machine = machine
         self.journal = Journal(store)
-        self.work = Work(self.journal, machine, clock, COMMANDS, lambda: None, world.renew)
+        self.work = Work(self.journal, machine, clock, COMMANDS, lambda: None, world.renew, world.is_copied)
 
     @classmethod
     async def live(cls, directory: Path, world: World, clock: Clock | None = None) -> Agent:
@@ -46,6 +46,7 @@ class Agent:
         machine = machine_in(options_in(directory), State(store), world)
         await machine.load("7d444840-9dc0-11d1-b245-5ffdce74fad2")
         agent = cls(store, world, machine, clock or Clock())
+        await machine.volume.thaw()
         await agent.work.load()
         await machine.keep_storage_open(agent.work.running)
         return agent

@@ -129,7 +129,7 @@ async def guest_in(tmp_path: Path, world: World, *, expired: str = "") -> tuple[
         pass
 
     keeper = Keeper(state, home, known, trust, clock, desired, sync_seconds=300)
-    work = Work(journal, machine, clock, COMMANDS, lambda: None, world.renew)
+    work = Work(journal, machine, clock, COMMANDS, lambda: None, world.renew, world.is_copied)
     await work.load()
     reception = Reception(trust, work, machine, keeper, QUERIES, clock, floor=await journal.floor())
     return store, Guest(Office(reception, own, keys), journal, work, machine, keeper, reception)

@@ -99,7 +99,7 @@ async def desk_in(tmp_path: Path, world: World, bench: Bench) -> tuple[Store, De
     store = await Store.open(tmp_path / "db")
     journal = Journal(store)
     machine: Machine = machine_in(options_in(tmp_path), State(store), world)
-    work = Work(journal, machine, Clock(), bench.table, lambda: None, world.renew)
+    work = Work(journal, machine, Clock(), bench.table, lambda: None, world.renew, world.is_copied)
     await work.load()
     return store, Desk(journal, work, bench)
 

@@ -33,11 +33,13 @@ from coffer_provisioner.cloud.openstack_labels import (
     nova_tag,
     ranked,
     server_name,
+    snapshot_name,
     word,
 )
 from coffer_provisioner.cloud.openstack_machines import refusal
 from coffer_provisioner.cloud.openstack_states import summary
 from coffer_provisioner.cloud.openstack_user_data import LIMIT, cloud_config, machine_file
+from coffer_provisioner.cloud.openstack_volumes import refusal as volume_refusal
 from coffer_shared.machine_file import MachineFile, decode_machine_file
 
 MARKS = Marks("one")
@@ -57,6 +59,7 @@ def test_every_kind_of_mark_is_read_back() -> None:
     things = [
         {"metadata": MARKS.server_metadata(SPEC)},
         {"metadata": MARKS.metadata(TAGS) | {HELD: "true"}},
+        {"metadata": MARKS.snapshot_metadata(TAGS, str(uuid4()))},
         {"description": MARKS.description(TAGS, Kind.ADDRESS), "tags": []},
         {"description": "the tenant's own words", "tags": MARKS.network_tags(TAGS, Kind.PUBLIC)},
         {"name": MARKS.group_name(TAGS), "members": []},
@@ -70,7 +73,7 @@ def test_every_kind_of_mark_is_read_back() -> None:
         assert Marks("one.two").of(thing) is None
     assert MARKS.mine(things, TAGS.instance) == things
     assert MARKS.mine(things, str(uuid4())) == []
-    assert MARKS.mine(things, kind=Kind.ADDRESS) == [things[2]]
+    assert MARKS.mine(things, kind=Kind.ADDRESS) == [things[3]]
 
 
 @pytest.mark.parametrize("thing", [
@@ -106,7 +109,8 @@ def test_a_stack_needs_a_name(stack: str) -> None:
 @pytest.mark.parametrize("text", ["", "../servers", "a/b", "a b", "a?b", "a,b", "x" * 65, "é", "a\n"])
 def test_what_is_no_id_goes_into_no_request(text: str) -> None:
     for marking in (
-        word, MARKS.server_filter, MARKS.volume_filter, MARKS.network_filter,
+        word, MARKS.server_filter, MARKS.volume_filter, MARKS.network_filter, MARKS.snapshot_filter, snapshot_name,
+        lambda one: MARKS.snapshot_metadata(TAGS, one),
         lambda one: MARKS.description(Tags(one, "o", "p"), Kind.ADDRESS),
         lambda one: MARKS.metadata(Tags("i", one, "p")),
     ):
@@ -277,6 +281,8 @@ def test_states(server: dict[str, object], state: MachineState) -> None:
     (403, {"forbidden": {"message": "Quota exceeded for cores"}}, "quota"),
     (403, {"forbidden": {"message": "Policy doesn't allow it"}}, "forbidden"),
     (413, {"overLimit": {"message": "exceeds allowed gigabytes quota"}}, "quota"), (413, {"overLimit": {}}, None),
+    (413, {"overLimit": {"message": "Maximum number of snapshots allowed (10) exceeded"}}, "quota"),
+    (413, {"overLimit": {"message": "Only 10 POST request(s) can be made every minute."}}, None),
     (409, {"NeutronError": {"type": "OverQuota", "message": "Quota exceeded"}}, "quota"),
     (409, {"NeutronError": {"type": "IpAddressInUse", "message": "x"}}, None),
     (412, {}, None), (429, {}, None), (500, {}, None), (502, {}, None), (503, {"message": "down"}, None),
@@ -302,6 +308,22 @@ def test_what_nova_means(status: int, text: str, code: str | None) -> None:
     found = refusal("making a machine", Answer(status, {"badRequest": {"message": text}}))
     assert getattr(found, "code", None) == code
     assert isinstance(found, CloudBusy if code is None else CloudRefused)
+
+
+@pytest.mark.parametrize(("text", "snapshot", "code"), [
+    ("Invalid snapshot: Originating snapshot status must be one of 'available' values", "s", "no_snapshot"),
+    ("Snapshot s could not be found.", "s", "no_snapshot"),
+    ("Volume must be in the same availability zone as the snapshot", "s", "no_zone"),
+    ("Invalid volume_type provided: fast (requested type is not compatible)", "s", "no_volume_type"),
+    ("Volume type with name fast could not be found.", "s", "no_volume_type"),
+    ("Volume type with name fast could not be found.", None, "no_volume_type"),
+    ("Availability zone 'z' is invalid.", None, "no_zone"), ("Invalid input received: no", "s", "cloud_refused"),
+])
+def test_what_cinder_means(text: str, snapshot: str | None, code: str) -> None:
+    found = volume_refusal("making a volume", Answer(400, {"badRequest": {"message": text}}), "fast", snapshot)
+    assert isinstance(found, CloudRefused)
+    assert found.code == code
+    assert code == "no_volume_type" or text in str(found)
 
 
 def test_what_a_service_quotes_from_a_request_is_left_out() -> None:
