@@ -207,7 +207,7 @@ _FORGET = text("""
     WHERE id = :backup AND deleted_at IS NULL
 """)
 _SNAPSHOTS = text(f"""
-    SELECT FROM backups WHERE instance_id = :instance AND storage = '{CINDER}' AND state NOT IN ('FAILED', 'DELETED')
+    SELECT 1 FROM backups WHERE instance_id = :instance AND storage = '{CINDER}' AND state NOT IN ('FAILED', 'DELETED')
     LIMIT 1
 """)
 # A frozen guest asks several times a second: only the first time is anything written.

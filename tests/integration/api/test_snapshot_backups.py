@@ -20,7 +20,7 @@ def wanted(instance: str, **more: Any) -> dict[str, Any]:
 
 def again(backup: str, size: int = 5, **more: Any) -> dict[str, Any]:
     plain = {"name": "again", "flavorRef": 1, "volume": {"size": size}, "restorePoint": {"backupRef": backup}}
-    return {"instance": {**plain, **more}}
+    return {"instance": {**plain, "nics": [{"net-id": FS}], **more}}
 
 
 @pytest.fixture

@@ -72,6 +72,15 @@ class BackupRows:
             "position": found.position, "tools": found.tools,
         }
 
+    async def complete_snapshot(self, backup: str, snapshot: str, *, gib: int, used_bytes: int) -> None:
+        self._unless_closed({"SAVING", "COMPLETED"})
+        self.row |= {
+            "state": "COMPLETED", "location": f"cinder://{snapshot}", "volume_gib": gib, "raw_bytes": used_bytes,
+        }
+
+    async def has_snapshots(self, instance: str) -> bool:
+        return self.row["storage"] == "cinder" and self.row["state"] not in {"FAILED", "DELETED"}
+
     async def forget(self, backup: str) -> None:
         self.row |= {"state": "DELETED", "data_key": None}
 

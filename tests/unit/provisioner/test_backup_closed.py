@@ -8,7 +8,7 @@ from coffer_provisioner.plan import Done, Wait
 from coffer_provisioner.plans.clear_backup import remove_objects as clear
 from coffer_provisioner.plans.create_backup import CLOSED_SECONDS, check_stored, ensure_store
 from coffer_provisioner.plans.create_instance import check_backup
-from coffer_provisioner.plans.delete_backup import remove_objects
+from coffer_provisioner.plans.delete_backup import remove_stored
 from coffer_provisioner.storage.interface import Closed
 from unit.provisioner.backup_material import BACKUP
 from unit.provisioner.backup_stage import WHOLE, WRITTEN
@@ -44,7 +44,7 @@ async def test_it_is_noted_where_it_shows(stage, call):
     assert stage.backups.closed == 1
 
 
-@pytest.mark.parametrize("remove", [remove_objects, clear])
+@pytest.mark.parametrize("remove", [remove_stored, clear])
 async def test_a_removal_ends_and_says_why(stage, remove):
     stage.row["state"] = "FAILED"
     stage.granted(-1000)
@@ -58,7 +58,7 @@ async def test_of_a_container_that_its_owner_removed_nothing_is_asked(stage):
     stage.row["state"] = "COMPLETED"
     stage.granted(-1000)
     stage.job.args["gone"] = True
-    assert await remove_objects(stage.job, stage.to) == Done()
+    assert await remove_stored(stage.job, stage.to) == Done()
     assert stage.row["state"] == "DELETING"
     assert stage.storage.calls == {}
 

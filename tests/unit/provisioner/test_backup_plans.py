@@ -16,7 +16,7 @@ from coffer_provisioner.plans.create_backup import (
     settle,
 )
 from coffer_provisioner.plans.create_instance import check_backup, prepare_guest
-from coffer_provisioner.plans.delete_backup import remove_objects as remove_deleted
+from coffer_provisioner.plans.delete_backup import remove_stored as remove_deleted
 from coffer_provisioner.plans.guest_commands import UNHEARD_SECONDS
 from coffer_provisioner.reach import Reach
 from coffer_shared.backups import MANIFEST, BackUp, Grant

@@ -115,7 +115,10 @@ ORDER = {
         "ensure_store draw_key back_up settle check_stored record",
         "stop_guest mark_failed",
     ),
-    "delete_backup": ("remove_objects forget", ""),
+    "create_snapshot": (
+        "freeze take_snapshot wait_written record", "stop_guest drop_snapshot mark_failed",
+    ),
+    "delete_backup": ("remove_stored forget", ""),
     "clear_backup": ("remove_objects", ""),
     **dict.fromkeys(DATA_COMMANDS, ("run_on_guest", "")),
 }

@@ -28,6 +28,7 @@ from unit.provisioner.backup_rows import CONTAINER, INSTANCE, KEY, BackupRows
 
 MOST_TURNS = 300
 ENDED = {"done", "failed", "cancelled"}
+FORWARD = {"pending", "running", "waiting"}
 
 
 class Killed(BaseException):
@@ -115,6 +116,8 @@ class World:
         self.commands: list[Start] = []
         self.grant: Grant | None = None
         self.restored: dict[str, bytes | None] = {}
+        self.still_since: float | None = None
+        """When the guest froze its file system, while it does not write to it."""
 
     def filed(self) -> None:
         """Another operation."""
@@ -176,7 +179,9 @@ class World:
         self.commands.append(command)
         if self.fate == "refuses":
             return Refused(code="volume", text="the volume is not what was recorded")
-        if command.kind == "backup":
+        if command.kind == "snapshot":
+            self._freeze(command.args["seconds"])
+        elif command.kind == "backup":
             self.grant = Grant(**command.args["grant"])  # as if it had renewed the one before
         elif self.operation_row["guest_state"] != "done":
             if command.kind == "restore":
@@ -199,7 +204,28 @@ class World:
         if self.fate == "falls silent after it":
             self.fate = "silent"
 
+    def _freeze(self, seconds: float) -> None:
+        if self.operation_row["guest_state"] not in ENDED and self.still_since is None:
+            self.still_since, self.still_for = self.clock(), seconds
+
+    def _go_on_frozen(self) -> None:
+        """Asks after the snapshot, which also tells that it is frozen; lets go when it is there, or after a while."""
+        assert self.still_since is not None
+        over = self.fate != "never ends"
+        if over and self.backups.row["state"] in {"SAVING", "COMPLETED"}:
+            self._end("done", guest_result={"used_bytes": -1 if self.fate == "lies" else 7})
+            self.still_since = None
+        elif over and self.clock() - self.still_since > self.still_for:
+            self._end("failed", guest_code="volume", guest_text="no copy was made in time")
+            self.still_since = None
+        elif self.operation_row["guest_state"] in {"", "accepted"} and self.operation_row["state"] in FORWARD:
+            self.operation_row["guest_state"] = "frozen"
+
     def _cancel(self) -> Any:
+        if self.still_since is not None:
+            self.still_since = None
+            self._end("cancelled")
+            return Accepted()
         if self.grant is None:
             return Refused(code="not_found", text="no such operation here")
         if not self.stubborn:
@@ -227,10 +253,12 @@ class World:
                 self.row |= {"enrolled": True, "credential_used": True}
             if given == self.enrolled_with:
                 self.boot = f"boot {self.cloud.starts(INSTANCE)} of {machine.id}"
+        if self.fate == "goes down" and active and (self.grant is not None or self.still_since is not None):
+            self.cloud.set_machine(INSTANCE, MachineState.STOPPED)
+        elif self.still_since is not None:
+            self._go_on_frozen()
         if self.grant is None:
             return
-        if self.fate == "goes down" and active:
-            self.cloud.set_machine(INSTANCE, MachineState.STOPPED)
         if self.stubborn:
             self.put(f"late-{self.clock.now:.3f}", b"x")
         if self.operation_row["guest_state"] == "accepted":
