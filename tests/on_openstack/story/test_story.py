@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import nats
+import openstack
 import pytest
 
+from coffer_shared.bus import tls_context
+from coffer_shared.identity import UserData, connect_options, decode_user_data
 from support.bank import STATIC, Bank
 from support.cloud_tenant import Databases, Network, Times, setting
 from support.openstack_cli import OpenStack
@@ -102,23 +109,92 @@ def test_the_console_holds_no_secret(admin: OpenStack, shop: Shop) -> None:
     assert shop.password not in console
 
 
-@pytest.fixture(scope="module")
-def backup(tenant: OpenStack, shop: Shop, times: Times) -> Iterator[str]:
+def _user_data(server: str) -> UserData:
+    """As Nova keeps it, and shows it to administrators."""
+    with openstack.connect(cloud=setting("COFFER_TEST_ADMIN_CLOUD")) as cloud:
+        told = cloud.compute.get(f"/servers/{server}", microversion="2.3").json()["server"]
+    written = base64.b64decode(told["OS-EXT-SRV-ATTR:user_data"]).removeprefix(b"#cloud-config\n")
+    files = {one["path"]: one["content"] for one in json.loads(written)["write_files"]}
+    return decode_user_data(base64.b64decode(files["/etc/coffer/user-data.json"]))
+
+
+def test_what_the_machine_was_started_with_opens_nothing_any_more(admin: OpenStack, shop: Shop) -> None:
+    server = admin.json("server", "list", "--all-projects", "--name", "shop")[0]["ID"]
+    data = _user_data(server)
+    assert data.instance == shop.id
+
+    async def knock() -> None:
+        client = await nats.connect(
+            data.nats_urls[0], allow_reconnect=False, max_reconnect_attempts=1, connect_timeout=10,
+            tls=tls_context(data.ca), tls_handshake_first=True, **connect_options(data.boot),
+        )
+        await client.close()
+
+    with pytest.raises(nats.errors.Error, match="(?i)authorization violation"):
+        asyncio.run(knock())
+
+
+def test_nothing_under_it_is_reached_from_the_database(tenant: OpenStack, shop: Shop) -> None:
+    """By a program of the database's own superuser, which tenants may have. The first one shows that it would tell."""
+    own, site = "127.0.0.1/5432", setting("COFFER_SITE_ADDRESS")
+    targets = [own, "169.254.169.254/80", *(f"{site}/{port}" for port in (22, 4222, 5000, 8443))]
+    script = (
+        f'for t in {" ".join(targets)}; do (timeout 5 bash -c "exec 3<>/dev/tcp/$t" 2>/dev/null && echo $t) & done; '
+        "wait"
+    )
+    root = tenant.json("database", "root", "enable", shop.id)
+    try:
+        said = psql(
+            shop.public, root["name"], root["password"], "shop",
+            f"CREATE TEMP TABLE reached (target text); COPY reached FROM PROGRAM '{script}'; TABLE reached",
+        )
+    finally:
+        assert tenant("database", "root", "disable", shop.id).status == 0
+    assert said.split() == [own]
+
+
+def _back_up(tenant: OpenStack, shop: Shop, times: Times, name: str, *more: str) -> str:
+    """Under a writer, who goes on."""
     shop.bank.start_writing(seconds=900)
     try:
-        made = tenant.json("database", "backup", "create", "night", "--instance", shop.id)["id"]
+        before = shop.bank.last()
+        made = tenant.json("database", "backup", "create", name, "--instance", shop.id, *more)["id"]
 
         def completed() -> bool:
             shown = tenant.json("database", "backup", "show", made)
             assert shown["status"] != "FAILED", shown
             return bool(shown["status"] == "COMPLETED")
 
-        times.until("backup, until it is completed", completed, minutes=8)
+        times.until(f"backup {' '.join((name, *more))}, until it is completed", completed, minutes=8)
+        eventually(lambda: shop.bank.last() > before, within=60, what="the writer goes on")
     finally:
         shop.bank.stop_writing()
-    yield made
-    said = tenant("database", "backup", "delete", made)
+    return str(made)
+
+
+def _drop_backup(tenant: OpenStack, backup: str) -> None:
+    said = tenant("database", "backup", "delete", backup)
     assert said.status == 0, said.text
+    eventually(
+        lambda: backup not in tenant("database", "backup", "list", "-f", "json").text, within=300, what="it is gone",
+    )
+
+
+def _is_equal(there: Bank, shop: Shop) -> None:
+    """What was written before the backup is there, up to a moment, and nothing else."""
+    eventually(lambda: there.value("SELECT 1") == "1", within=60, what="the copy lets its user in")
+    assert there.value(STATIC) == shop.bank.value(STATIC)
+    ledger = there.ledger()
+    assert ledger, "the writer had begun"
+    assert ledger == shop.bank.ledger()[: len(ledger)]
+    assert there.wrong_accounts() == 0
+
+
+@pytest.fixture(scope="module")
+def backup(tenant: OpenStack, shop: Shop, times: Times) -> Iterator[str]:
+    made = _back_up(tenant, shop, times, "night")
+    yield made
+    _drop_backup(tenant, made)
 
 
 def test_the_backup_is_in_the_tenants_own_account(tenant: OpenStack, backup: str) -> None:
@@ -133,14 +209,24 @@ def test_it_is_restored_into_another_instance_and_equal(
 ) -> None:
     copy = databases.create("copy", "--backup", backup)
     shown = databases.until_healthy(copy, "restore, until it is healthy", minutes=25)
-    there = Bank(_public(shown), "app", shop.password, "shop")
-    eventually(lambda: there.value("SELECT 1") == "1", within=60, what="the copy lets its user in")
-    assert there.value(STATIC) == shop.bank.value(STATIC)
-    ledger = there.ledger()
-    assert ledger, "the writer had begun"
-    assert ledger == shop.bank.ledger()[: len(ledger)]
-    assert there.wrong_accounts() == 0
+    _is_equal(Bank(_public(shown), "app", shop.password, "shop"), shop)
     databases.delete(copy)
+
+
+def test_a_snapshot_of_the_volume_becomes_another_instance(
+    tenant: OpenStack, admin: OpenStack, shop: Shop, databases: Databases, times: Times,
+) -> None:
+    made = _back_up(tenant, shop, times, "still", "--storage-driver", "cinder")
+    name = f"trove-{made}-backup"
+    assert tenant.json("database", "backup", "show", made)["locationRef"].startswith("cinder://")
+    assert name in str(admin.json("volume", "snapshot", "list", "--all-projects"))
+    assert tenant.json("volume", "snapshot", "list") == []
+    twin = databases.create("twin", "--backup", made)
+    shown = databases.until_healthy(twin, "restore of the snapshot, until it is healthy", minutes=25)
+    _is_equal(Bank(_public(shown), "app", shop.password, "shop"), shop)
+    databases.delete(twin)
+    _drop_backup(tenant, made)
+    assert name not in str(admin.json("volume", "snapshot", "list", "--all-projects"))
 
 
 def test_the_volume_grows_while_it_is_written_to(tenant: OpenStack, shop: Shop, databases: Databases) -> None:
@@ -191,6 +277,7 @@ def test_deleting_leaves_nothing_in_any_project(
     for words in (
         ("server", "list", "--all-projects"), ("volume", "list", "--all-projects"), ("port", "list", "--long"),
         ("security", "group", "list"), ("floating", "ip", "list", "--long"),
+        ("volume", "snapshot", "list", "--all-projects", "--long"),
         ("server", "group", "list", "--all-projects"),
     ):
         listed = str(admin.json(*words))
