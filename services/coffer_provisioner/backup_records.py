@@ -209,7 +209,7 @@ _FORGET = text("""
 _SNAPSHOTS = text(f"""
     SELECT 1 FROM backups WHERE instance_id = :instance AND storage = '{CINDER}' AND state NOT IN ('FAILED', 'DELETED')
     LIMIT 1
-""")
+""")  # noqa: S608 - a constant
 # A frozen guest asks several times a second: only the first time is anything written.
 _FROZEN = text("""
     WITH asking AS (

@@ -113,6 +113,7 @@ async def serve(chosen: ProvisionerSettings) -> None:
         backups=backups,
         storages=storages,
         registry=chosen.registry,
+        patience=chosen.patience,
     )
     loop = Loop(
         db, patient(PLANS, chosen.patience), reach, master, ending=ending, worker=f"{NAME}-{socket.gethostname()}",

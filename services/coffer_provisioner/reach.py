@@ -123,3 +123,5 @@ class Reach:
     """By the name in a backup's row."""
     registry: str
     """host:port under which guests reach the registry."""
+    patience: float = 1.0
+    """Multiplies the few times that plans reckon themselves, as it does their deadlines."""

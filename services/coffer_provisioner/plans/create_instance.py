@@ -17,7 +17,7 @@ from coffer_provisioner import backup_store
 from coffer_provisioner.backup_check import recorded
 from coffer_provisioner.cloud.interface import CloudBusy, MachineSpec, MachineState, Port, Size, Tags, Volume
 from coffer_provisioner.plan import CANCELLED, Done, Job, Outcome, Plan, Wait
-from coffer_provisioner.plans.guest_commands import last_word, send
+from coffer_provisioner.plans.guest_commands import last_word, passed, send
 from coffer_provisioner.reach import Reach
 from coffer_shared import commands
 from coffer_shared.backups import CINDER, RestoreFrom
@@ -28,6 +28,8 @@ GIB = 1024**3
 MIB = 1024**2
 CONSOLE_LINES = 60
 CONSOLE_LENGTH = 4_000
+UNREPORTED_SECONDS = 240.0
+"""For so long a machine that runs may be without an agent that reports, in a cloud of usual speed."""
 _LONG = re.compile(r"[A-Za-z0-9+/_=.-]{40,}")
 
 
@@ -195,11 +197,16 @@ async def held_a_database(job: Job, to: Reach) -> bool:
 
 
 async def wait_for_agent(job: Job, to: Reach) -> Outcome:
-    """GiveUp where no agent is to be expected any more."""
+    """GiveUp where no agent is to be expected any more. One that takes too long gets a second chance: its machine may
+    have started before its network was there, or its user data could be read."""
     machine = await to.cloud.find_machine(job.instance)
     if machine is None or machine.state is MachineState.ERROR:
         fault = machine.fault if machine else "it is gone"
         raise GiveUp("machine_failed", f"the machine failed before its agent reported: {fault}")
+    if passed(job, "unreported_since", UNREPORTED_SECONDS * to.patience) and "restarted" not in job.context:
+        await to.cloud.restart_machine(job.instance)
+        job.context["restarted"] = True
+        return Wait(2, "the machine is started once more: its agent has not reported")
     return Wait(2, "waiting for the agent's first report")
 
 

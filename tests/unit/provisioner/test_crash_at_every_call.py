@@ -92,6 +92,22 @@ async def test_create_survives_a_kill_at_every_call(world, looks):
     assert ends > 40
 
 
+async def test_a_machine_that_never_reports_is_started_once_more(world):
+    async def make():
+        return world(fate="deaf at first")
+
+    async for one, claimed, at in everywhere(make, "create_instance"):
+        assert (claimed.state, one.runs) == (SUCCEEDED, 1), at
+        assert one.cloud.starts(INSTANCE) in {2, 3}, at  # again where the one who did it was killed
+
+
+async def test_and_not_a_third_time(world):
+    one = world(fate="silent")
+    claimed = await drive("create_instance", one, Fuse(), deadline_after=200)
+    assert (claimed.state, claimed.failure_step) == (FAILED, "wait_enrolled")
+    assert one.cloud.calls["restart_machine"] == 1
+
+
 async def test_delete_survives_a_kill_at_every_call(built):
     ends = 0
     async for one, claimed, at in everywhere(built, "delete_instance"):

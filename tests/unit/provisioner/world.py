@@ -246,7 +246,8 @@ class World:
         """What happens outside: a machine that runs enrols its agent, and a guest goes on with its work."""
         machine = await self.cloud.find_machine(INSTANCE)
         active = machine is not None and machine.state == "active"
-        if active and self.fate != "silent" and not self.row["revoked"]:
+        deaf = self.fate == "deaf at first" and active and self.cloud.starts(INSTANCE) < 2
+        if active and self.fate != "silent" and not deaf and not self.row["revoked"]:
             given = self.cloud.user_data(INSTANCE)
             if given != self.enrolled_with and given == self.credential:
                 self.enrolled_with, self.healthy = given, False
