@@ -4,154 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import asyncpg
 import msgspec
 import pytest
 
-from coffer_guest.clock import Clock
-from coffer_guest.commands import COMMANDS
-from coffer_guest.containers import Containers
-from coffer_guest.firewall import Firewall, Rules
-from coffer_guest.journal import Journal
 from coffer_guest.leftovers import take_back
-from coffer_guest.machine import Machine
-from coffer_guest.options import Options
-from coffer_guest.state import State
-from coffer_guest.store import Store
-from coffer_guest.volume import Volume
-from coffer_guest.work import Work
-from coffer_shared.backups import BackedUp, BackUp, Grant, RestoreFrom
-from coffer_shared.messages import Accepted, Cancel, Finished, Start, decode_event
+from coffer_shared.backups import BackedUp, BackUp, RestoreFrom
+from coffer_shared.messages import Accepted, Cancel, Finished
+from integration.guest.host import USERS, Host, docker
 from integration.guest.object_store import ObjectStore
 
 pytestmark = pytest.mark.docker
 
-SOCKET = "/var/run/docker.sock"
-LISTEN = "127.0.0.6"
-ENGINE, READER = "coffer/postgres:17", "coffer/postgres-backup:17"
-PASSWORD = "s3cret word"
+READER = "coffer/postgres-backup:17"
 KEY = secrets.token_hex(32)
-
-
-class NoVolume(Volume):
-    async def ensure_mounted(self, fs_uuid: str, *, may_format: bool) -> None:
-        Path(self._mount).mkdir(exist_ok=True)
-
-
-class NoFirewall(Firewall):
-    async def apply(self, rules: Rules) -> None:
-        pass
-
-
-class Host:
-    """One machine, and the life of its agent that is now."""
-
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="coffer-"))
-        self.directory.chmod(0o755)
-        self.container = f"coffer-test-{secrets.token_hex(4)}"
-        self.fs_uuid = str(uuid.uuid4())
-        with socket.socket() as listener:
-            listener.bind((LISTEN, 0))
-            self.port = listener.getsockname()[1]
-
-    async def live(self, renew: Callable[[str], Awaitable[Grant]]) -> None:
-        at = str(self.directory)
-        options = Options(
-            state_dir=f"{at}/state", data_dir=f"{at}/data", jobs_dir=f"{at}/run/jobs", docker_socket=SOCKET
-        )
-        self.store = await Store.open(options.database)
-        containers = Containers(SOCKET, name=self.container)
-        self.machine = Machine(options, State(self.store), containers, NoVolume(options), NoFirewall())
-        await self.machine.load(str(uuid.uuid4()))
-        self.work = Work(Journal(self.store), self.machine, Clock(), COMMANDS, lambda: None, renew)
-        await self.work.load()
-        await self.machine.boot()
-        await self.work.resume()
-
-    async def die(self) -> None:
-        """With the agent; what it started goes on."""
-        await self.work.close()
-        await self.machine.close()
-        await self.store.close()
-
-    async def remove(self) -> None:
-        """When no agent lives there any more."""
-        docker = Containers(SOCKET, name=self.container)
-        for operation in await self.machine.jobs.operations():
-            for role in ("backup", "restore"):
-                await docker.one_shot(role, operation).remove()
-        await docker.remove()
-        await docker.close()
-        shutil.rmtree(self.directory)
-
-    def order(self, **more: Any) -> dict[str, Any]:
-        return {
-            "datastore": "postgresql",
-            "version": "17",
-            "image": ENGINE,
-            "port": self.port,
-            "listen": [LISTEN],
-            "memory_bytes": 512 << 20,
-            "vcpus": 1,
-            "fs_uuid": self.fs_uuid,
-            "format": True,
-            "volume_bytes": 1 << 30,
-            "allowed_cidrs": [],
-            **more,
-        }
-
-    async def start(self, kind: str, args: dict[str, Any]) -> str:
-        op = str(uuid.uuid4())
-        assert await self.work.start(Start(op=op, kind=kind, args=args, deadline=time.time() + 100), 1) == Accepted()
-        return op
-
-    async def run(self, kind: str, args: dict[str, Any]) -> Finished:
-        return await self.ending(await self.start(kind, args))
-
-    async def ending(self, op: str) -> Finished:
-        async with asyncio.timeout(100):
-            while op in self.work.running:
-                await asyncio.sleep(0.02)
-        rows = await self.store.read(lambda db: db.execute("SELECT body FROM event WHERE op = ?", (op,)).fetchall())
-        (found,) = (event for event in (decode_event(row[0]) for row in rows) if isinstance(event, Finished))
-        return found
-
-    async def value(self, statement: str) -> Any:
-        connection = await asyncpg.connect(
-            host=LISTEN, port=self.port, user="ann", password=PASSWORD, database="shop", ssl=False, timeout=5
-        )
-        try:
-            return await connection.fetchval(statement)
-        finally:
-            connection.terminate()
-
-    async def is_clean(self) -> None:
-        """No trace of a backup or a restore."""
-        containers = docker("ps", "-a", "--format", "{{.Names}}").split()
-        for op in await self.operations():
-            assert f"backup-{op}" not in containers
-            assert f"restore-{op}" not in containers
-        jobs = self.directory / "run/jobs"
-        assert not jobs.exists() or list(jobs.iterdir()) == []
-        assert not (self.directory / "data/restoring").exists()
-
-    async def operations(self) -> list[str]:
-        return [row[0] for row in await self.store.read(lambda db: db.execute("SELECT op FROM command").fetchall())]
-
-    async def slots(self) -> list[str]:
-        async with self.machine.session() as session:
-            return [row["slot_name"] for row in await session.fetch("SELECT slot_name FROM pg_replication_slots")]
 
 
 @pytest.fixture
@@ -169,8 +38,7 @@ def prepared() -> Iterator[Host]:
 
     async def prepare() -> None:
         await made.live(ObjectStore().renew_with("PUT"))
-        users = [{"name": "ann", "password": PASSWORD, "databases": ["shop"]}]
-        ending = await made.run("prepare", made.order(databases=[{"name": "shop"}], users=users))
+        ending = await made.run("prepare", made.order(databases=[{"name": "shop"}], users=USERS))
         assert ending.state == "done", ending
         await made.value("CREATE TABLE t AS SELECT n, md5(n::text) AS word FROM generate_series(1, 50000) n")
         await made.die()
@@ -195,10 +63,6 @@ async def other(store: ObjectStore) -> AsyncIterator[Host]:
     yield made
     await made.die()
     await made.remove()
-
-
-def docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def backup(store: ObjectStore) -> dict[str, Any]:

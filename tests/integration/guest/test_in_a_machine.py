@@ -144,5 +144,9 @@ def test_what_is_formatted_mounted_grown_and_refused(minor: str) -> None:
         "remounted": "kept",
         "grown": True,
         "kept": "kept",
+        "thawed, never frozen": False,
+        "written while frozen": False,
+        "frozen until thawed": True,
+        "written afterwards": True,
         "left alone": "swap",
     }

@@ -66,6 +66,13 @@ async def main() -> None:
     after = await mounted.facts()
     seen["grown"] = before < GIB < after.total_bytes <= 2 * GIB and 0 < after.used_bytes < GIB
     seen["kept"] = Path("/data/precious").read_text()
+    seen["thawed, never frozen"] = await mounted.thaw()
+    await mounted.freeze(30)
+    writing = subprocess.Popen(["touch", "/data/later"])
+    await asyncio.sleep(0.5)
+    seen["written while frozen"] = writing.poll() is not None
+    seen["frozen until thawed"] = await mounted.thaw()
+    seen["written afterwards"] = writing.wait(10) == 0
     fresh()
     sh(f"printf 'someone else' | dd of={FILE} bs=1 seek=70000 conv=notrunc 2>/dev/null; mkswap {FILE}")
     seen["another kind"] = await refusal(Volume(OPTIONS).ensure_mounted(fs, may_format=True))
