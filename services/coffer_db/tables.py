@@ -501,7 +501,7 @@ class Orphan(SQLModel, table=True):
     first_seen_at: datetime = Field(sa_column=_now())
     last_seen_at: datetime = Field(sa_column=_now())
     held_data: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
-    """It is of a volume that has held a started database."""
+    """It is of a volume that has held a started database, or a snapshot of one."""
     drop_requested: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     drop_data: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     """The request is meant also if it held data."""

@@ -100,7 +100,8 @@ class Rounds:
         The mark of a volume goes after the volume: without it nothing would tell what that has held."""
         found = [
             orphans.Found(
-                r.kind, r.id, r.instance, r.operation, held_data=r.kind.startswith("volume") and r.instance in marked,
+                r.kind, r.id, r.instance, r.operation,
+                held_data=r.kind == "snapshot" or (r.kind.startswith("volume") and r.instance in marked),
             )
             for r in unknown
         ]
