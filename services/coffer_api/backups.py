@@ -29,8 +29,8 @@ from coffer_api.identity import allowed
 from coffer_api.instance_rows import UUID
 from coffer_api.problems import Problem, bad_request, not_found, not_in_this_release, unprocessable
 from coffer_db import operations
+from coffer_db.backup_tables import BackupState
 from coffer_db.operations import Busy, Replayed
-from coffer_db.tables import BackupState
 from coffer_shared.backups import CINDER
 from coffer_shared.datastore import Feature
 

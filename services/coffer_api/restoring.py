@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from coffer_api import backup_rows
 from coffer_api.bodies import DatastoreSpec
 from coffer_api.problems import Problem, bad_request, not_found
-from coffer_db.tables import BackupState
+from coffer_db.backup_tables import BackupState
 from coffer_shared.backups import CINDER
 from coffer_shared.datastore import Datastore, Feature
 

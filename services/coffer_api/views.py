@@ -12,8 +12,8 @@ import msgspec
 from coffer_api.call import Call
 from coffer_api.instance_rows import facts, volume_bytes
 from coffer_api.status import at_rest, shown
+from coffer_db.backup_tables import BackupState
 from coffer_db.operation_views import OperationView
-from coffer_db.tables import BackupState
 
 GIB = 1024**3
 EMPTY = "[]"

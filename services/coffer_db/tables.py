@@ -1,7 +1,7 @@
 """The tables: what Coffer holds to be true. PostgreSQL is the only place of truth.
 
 Times are UTC (`timestamptz`). Identifiers of instances, operations and datastores are UUIDs, kept as text in lower case
-because they go into URLs, subjects and labels as they are.
+because they go into URLs, subjects and labels as they are. Those of backups are in `backup_tables`.
 """
 
 from __future__ import annotations
@@ -10,25 +10,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, LargeBinary, UniqueConstraint, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-
-def _now() -> Any:
-    return Column(DateTime(timezone=True), nullable=False, server_default=text("now()"))
-
-
-def _time() -> Any:
-    return Column(DateTime(timezone=True), nullable=True)
-
-
-def _json(default: str = "{}") -> Any:
-    return Column(JSONB, nullable=False, server_default=text(f"'{default}'::jsonb"))
-
-
-def _secret() -> Any:
-    return Column(LargeBinary, nullable=True)
+from coffer_db import backup_tables  # noqa: F401 - for whoever reads or makes all tables
+from coffer_db.columns import json_column, now_column, secret_column, time_column
 
 
 class Datastore(SQLModel, table=True):
@@ -38,7 +24,7 @@ class Datastore(SQLModel, table=True):
     id: str = Field(primary_key=True)
     name: str = Field(unique=True)
     default_version_id: str | None = None
-    created_at: datetime = Field(sa_column=_now())
+    created_at: datetime = Field(sa_column=now_column())
 
 
 class DatastoreVersion(SQLModel, table=True):
@@ -61,11 +47,11 @@ class DatastoreVersion(SQLModel, table=True):
     backup_image: str = Field(default="", sa_column_kwargs={"server_default": ""})
     """As `image`: what backup and restore containers run. Empty: this version cannot be backed up."""
     backup_image_digest: str = Field(default="", sa_column_kwargs={"server_default": ""})
-    traits: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    traits: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     """What an administrator recorded with it, as it is shown: `image`, `image_tags`, `packages`, `registry_ext`,
     `repl_strategy`."""
     active: bool = True
-    created_at: datetime = Field(sa_column=_now())
+    created_at: datetime = Field(sa_column=now_column())
 
 
 class Flavor(SQLModel, table=True):
@@ -88,7 +74,7 @@ class Registered(SQLModel, table=True):
     kind: str = Field(primary_key=True)
     """The table: datastores, datastore_versions or flavors."""
     id: str = Field(primary_key=True)
-    offer: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    offer: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
 
 
 class VersionFlavor(SQLModel, table=True):
@@ -119,7 +105,7 @@ class ConfigurationParameter(SQLModel, table=True):
     data_type: str
     """integer, float, string or boolean"""
     restart_required: bool
-    rule: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    rule: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     """As far as they are known: `min` and `max` (numbers), `choices` (texts), `default`, `unit`, `description`."""
 
 
@@ -136,11 +122,11 @@ class Configuration(SQLModel, table=True):
     name: str
     description: str | None = None
     datastore_version_id: str | None = Field(foreign_key="datastore_versions.id", ondelete="SET NULL")
-    values: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    values: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     """By the name of the parameter, as it is registered."""
-    created_at: datetime = Field(sa_column=_now())
-    updated_at: datetime = Field(sa_column=_now())
-    deleted_at: datetime | None = Field(default=None, sa_column=_time())
+    created_at: datetime = Field(sa_column=now_column())
+    updated_at: datetime = Field(sa_column=now_column())
+    deleted_at: datetime | None = Field(default=None, sa_column=time_column())
 
 
 class Instance(SQLModel, table=True):
@@ -173,27 +159,27 @@ class Instance(SQLModel, table=True):
     region: str = "RegionOne"
     availability_zone: str | None = None
     locality: str | None = None
-    nics: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json("[]"))
+    nics: list[dict[str, Any]] = Field(default_factory=list, sa_column=json_column("[]"))
     is_public: bool = False
-    allowed_cidrs: list[str] = Field(default_factory=list, sa_column=_json("[]"))
+    allowed_cidrs: list[str] = Field(default_factory=list, sa_column=json_column("[]"))
     """Empty: everybody on the tenant's network (and, if public, everybody)."""
-    addresses: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json("[]"))
+    addresses: list[dict[str, Any]] = Field(default_factory=list, sa_column=json_column("[]"))
     """[{"address", "type": "private" | "public", "network"?}], written by the provisioner."""
     server_id: str | None = None
     volume_id: str | None = None
-    root_enabled_at: datetime | None = Field(default=None, sa_column=_time())
+    root_enabled_at: datetime | None = Field(default=None, sa_column=time_column())
     root_enabled_by: str | None = None
     configuration_id: str | None = Field(default=None, foreign_key="configurations.id", index=True)
-    reset_at: datetime | None = Field(default=None, sa_column=_time())
+    reset_at: datetime | None = Field(default=None, sa_column=time_column())
     """When an administrator reset its status: what its agent said before does not count any more."""
     failed: bool = False
     """The last lifecycle operation failed; shown as ERROR until one succeeds."""
     fault_message: str | None = None
     fault_details: str | None = None
-    fault_at: datetime | None = Field(default=None, sa_column=_time())
-    created_at: datetime = Field(sa_column=_now())
-    updated_at: datetime = Field(sa_column=_now())
-    deleted_at: datetime | None = Field(default=None, sa_column=_time())
+    fault_at: datetime | None = Field(default=None, sa_column=time_column())
+    created_at: datetime = Field(sa_column=now_column())
+    updated_at: datetime = Field(sa_column=now_column())
+    deleted_at: datetime | None = Field(default=None, sa_column=time_column())
 
 
 class OperationState(StrEnum):
@@ -247,9 +233,9 @@ class Operation(SQLModel, table=True):
     """At most one open lifecycle operation per instance; the others (users, databases, root) queue behind it."""
     beside: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     """Later operations of the instance do not wait for it: a backup runs while users are made."""
-    args: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    args: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     """Never a secret."""
-    secret_args: bytes | None = Field(default=None, sa_column=_secret())
+    secret_args: bytes | None = Field(default=None, sa_column=secret_column())
     """Arguments that are secret, sealed under the master key; erased when the operation ends."""
     state: str = OperationState.PENDING
     step: str = ""
@@ -257,7 +243,7 @@ class Operation(SQLModel, table=True):
     progress_text: str = ""
     attempts: int = 0
     """Consecutive failures of the current step."""
-    context: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    context: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     """What steps remember for later steps; never a secret."""
     failure_code: str | None = None
     failure_text: str | None = None
@@ -266,17 +252,17 @@ class Operation(SQLModel, table=True):
     idempotency_key: str | None = None
     request_hash: str | None = None
     lease_token: str | None = None
-    lease_until: datetime | None = Field(default=None, sa_column=_time())
-    wake_at: datetime = Field(sa_column=_now())
+    lease_until: datetime | None = Field(default=None, sa_column=time_column())
+    wake_at: datetime = Field(sa_column=now_column())
     deadline: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
     guest_state: str = ""
     """"": no command sent; sent, accepted, done, failed, cancelled: what the guest last said of it."""
-    guest_result: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    guest_result: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     guest_code: str = ""
     guest_text: str = ""
-    created_at: datetime = Field(sa_column=_now())
-    updated_at: datetime = Field(sa_column=_now())
-    finished_at: datetime | None = Field(default=None, sa_column=_time())
+    created_at: datetime = Field(sa_column=now_column())
+    updated_at: datetime = Field(sa_column=now_column())
+    finished_at: datetime | None = Field(default=None, sa_column=time_column())
 
 
 class OperationEvent(SQLModel, table=True):
@@ -290,7 +276,7 @@ class OperationEvent(SQLModel, table=True):
     percent: int = 0
     text: str = ""
     at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
-    received_at: datetime = Field(sa_column=_now())
+    received_at: datetime = Field(sa_column=now_column())
 
 
 class Guest(SQLModel, table=True):
@@ -298,21 +284,21 @@ class Guest(SQLModel, table=True):
 
     __tablename__ = "guests"
     instance_id: str = Field(primary_key=True, foreign_key="instances.id")
-    xpub: bytes | None = Field(default=None, sa_column=_secret())
-    xpub_old: bytes | None = Field(default=None, sa_column=_secret())
+    xpub: bytes | None = Field(default=None, sa_column=secret_column())
+    xpub_old: bytes | None = Field(default=None, sa_column=secret_column())
     nkey: str | None = None
     nkey_old: str | None = None
-    jwt_expires_at: datetime | None = Field(default=None, sa_column=_time())
-    boot_hash: bytes | None = Field(default=None, sa_column=_secret())
+    jwt_expires_at: datetime | None = Field(default=None, sa_column=time_column())
+    boot_hash: bytes | None = Field(default=None, sa_column=secret_column())
     """SHA-256 of the one-time secret."""
     boot_nkey: str | None = None
-    boot_expires_at: datetime | None = Field(default=None, sa_column=_time())
-    boot_used_at: datetime | None = Field(default=None, sa_column=_time())
-    stolen_at: datetime | None = Field(default=None, sa_column=_time())
+    boot_expires_at: datetime | None = Field(default=None, sa_column=time_column())
+    boot_used_at: datetime | None = Field(default=None, sa_column=time_column())
+    stolen_at: datetime | None = Field(default=None, sa_column=time_column())
     """Somebody else tried the used bootstrap credential."""
     agent_version: str = ""
-    revoked_at: datetime | None = Field(default=None, sa_column=_time())
-    created_at: datetime = Field(sa_column=_now())
+    revoked_at: datetime | None = Field(default=None, sa_column=time_column())
+    created_at: datetime = Field(sa_column=now_column())
 
 
 class Heartbeat(SQLModel, table=True):
@@ -326,7 +312,7 @@ class Heartbeat(SQLModel, table=True):
     received_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
     engine: str
     """One of `coffer_shared.messages.Engine`."""
-    facts: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    facts: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     """The whole heartbeat."""
 
 
@@ -336,7 +322,7 @@ class Revocation(SQLModel, table=True):
     __tablename__ = "revocations"
     nkey: str = Field(primary_key=True)
     instance_id: str = ""
-    revoked_at: datetime = Field(sa_column=_now())
+    revoked_at: datetime = Field(sa_column=now_column())
     expires_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
     reason: str = ""
 
@@ -356,111 +342,7 @@ class RootHistory(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     instance_id: str = Field(foreign_key="instances.id", index=True)
     user_id: str
-    enabled_at: datetime = Field(sa_column=_now())
-
-
-class BackupState(StrEnum):
-    """What a backup is, in Trove's words except the last two."""
-
-    NEW = "NEW"
-    """Filed; nothing is stored yet."""
-    BUILDING = "BUILDING"
-    SAVING = "SAVING"
-    """The guest has stored everything; what is stored is being compared with what it said."""
-    COMPLETED = "COMPLETED"
-    FAILED = "FAILED"
-    """Nothing of it is stored."""
-    DELETING = "DELETING"
-    """Shown to clients as COMPLETED until it is gone."""
-    DELETED = "DELETED"
-
-
-class Backup(SQLModel, table=True):
-    """A backup of one instance. It outlives the instance; the row outlives its objects."""
-
-    __tablename__ = "backups"
-    __table_args__ = (
-        Index("ix_backups_project", "project_id", "updated_at", postgresql_where=text("deleted_at IS NULL")),
-        Index("ix_backups_instance", "instance_id", "updated_at", postgresql_where=text("deleted_at IS NULL")),
-        Index("ix_backups_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
-        CheckConstraint("deleted_at IS NOT NULL OR datastore_version_id IS NOT NULL", name="backup_has_version"),
-    )
-    id: str = Field(primary_key=True)
-    project_id: str
-    instance_id: str = Field(foreign_key="instances.id")
-    operation_id: str
-    """That makes it."""
-    name: str
-    description: str | None = None
-    parent_id: str | None = Field(default=None, foreign_key="backups.id")
-    datastore_version_id: str | None = Field(foreign_key="datastore_versions.id", ondelete="SET NULL")
-    state: str = BackupState.NEW
-    storage: str = "swift"
-    """Name of the storage driver. In `cinder` there are no objects: container and prefix are empty."""
-    container: str
-    prefix: str
-    """Of its objects in the container; ends with "/"."""
-    location: str | None = None
-    """The manifest's address, or the snapshot's, once it is stored."""
-    data_key: bytes | None = Field(default=None, sa_column=_secret())
-    """Wrapped under the project's key; erased when the backup is deleted."""
-    grant_until: datetime | None = Field(default=None, sa_column=_time())
-    """The latest end of a write grant that was given out for it."""
-    manifest_sha256: str | None = None
-    raw_bytes: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
-    """Of the engine's data."""
-    stored_bytes: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
-    segments: int | None = None
-    volume_gib: int | None = None
-    """Of a snapshot: the size of the volume it is of."""
-    fs_uuid: str | None = None
-    """Of a snapshot: its file system's."""
-    position: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
-    tools: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
-    failure_text: str | None = None
-    created_at: datetime = Field(sa_column=_now())
-    updated_at: datetime = Field(sa_column=_now())
-    completed_at: datetime | None = Field(default=None, sa_column=_time())
-    deleted_at: datetime | None = Field(default=None, sa_column=_time())
-
-
-class ProjectKey(SQLModel, table=True):
-    """The key that wraps the data keys of a project's backups."""
-
-    __tablename__ = "project_keys"
-    project_id: str = Field(primary_key=True)
-    wrapped: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    """Under the master key."""
-    created_at: datetime = Field(sa_column=_now())
-
-
-class BackupContainer(SQLModel, table=True):
-    """A container of a project in the object store, with the keys that sign grants for it."""
-
-    __tablename__ = "backup_containers"
-    project_id: str = Field(primary_key=True)
-    storage: str = Field(primary_key=True)
-    name: str = Field(primary_key=True)
-    keys: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    """Two signing keys, wrapped under the master key."""
-    created_at: datetime = Field(sa_column=_now())
-    digest: str | None = None
-    """SHA-256 of both keys, by which whoever cannot open them knows them again; None: they were not seen there."""
-    opened_at: datetime | None = Field(default=None, sa_column=_time())
-    """When the API, with the rights of the project, last saw that it carries the keys and lets the service in; None:
-    never, or the service was refused since."""
-
-
-class BackupStrategy(SQLModel, table=True):
-    """Where the backups of a project, or of one of its instances, go."""
-
-    __tablename__ = "backup_strategies"
-    project_id: str = Field(primary_key=True)
-    instance_id: str = Field(primary_key=True)
-    """Empty: the project's default."""
-    backend: str = "swift"
-    swift_container: str
-    created_at: datetime = Field(sa_column=_now())
+    enabled_at: datetime = Field(sa_column=now_column())
 
 
 class ProjectQuota(SQLModel, table=True):
@@ -498,8 +380,8 @@ class Orphan(SQLModel, table=True):
     id: str = Field(primary_key=True)
     instance_id: str
     operation_id: str
-    first_seen_at: datetime = Field(sa_column=_now())
-    last_seen_at: datetime = Field(sa_column=_now())
+    first_seen_at: datetime = Field(sa_column=now_column())
+    last_seen_at: datetime = Field(sa_column=now_column())
     held_data: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     """It is of a volume that has held a started database, or a snapshot of one."""
     drop_requested: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
@@ -513,4 +395,4 @@ class Mark(SQLModel, table=True):
     __tablename__ = "marks"
     name: str = Field(primary_key=True)
     value: str
-    at: datetime = Field(sa_column=_now())
+    at: datetime = Field(sa_column=now_column())

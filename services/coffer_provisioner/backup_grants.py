@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from coffer_db.backup_tables import BackupState
 from coffer_db.guest_events import TERMINAL
-from coffer_db.tables import BackupState, OperationState
+from coffer_db.tables import OperationState
 from coffer_provisioner.backup_records import PostgresBackups
 from coffer_provisioner.backup_store import read_grant, write_grant
 from coffer_provisioner.storage.interface import Storage

@@ -17,10 +17,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from coffer_db import operations
+from coffer_db.backup_tables import BackupState
 from coffer_db.database import Database
 from coffer_db.operations import NewOperation
 from coffer_db.secrets import BadSecret, MasterKey, ProjectKey, container_context
-from coffer_db.tables import BackupState
 from coffer_provisioner.storage.interface import Container
 from coffer_shared import log
 from coffer_shared.backups import CINDER, KEY_BYTES, BackedUp

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from coffer_db.tables import BackupState
+from coffer_db.backup_tables import BackupState
 from coffer_provisioner import backup_store
 from coffer_provisioner.backup_check import Absent, reported
 from coffer_provisioner.plan import Done, Job, Outcome, Plan, Wait

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from coffer_db.tables import BackupState
+from coffer_db.backup_tables import BackupState
 from coffer_provisioner import backup_store
 from coffer_provisioner.backup_check import recorded
 from coffer_provisioner.cloud.interface import CloudBusy, MachineSpec, MachineState, Port, Size, Tags, Volume

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from coffer_db.tables import BackupState
+from coffer_db.backup_tables import BackupState
 from coffer_provisioner import backup_store
 from coffer_provisioner.cloud.interface import Tags
 from coffer_provisioner.plan import Done, Job, Outcome, Plan, Wait

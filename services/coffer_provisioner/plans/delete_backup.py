@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from coffer_db.tables import BackupState
+from coffer_db.backup_tables import BackupState
 from coffer_provisioner import backup_store
 from coffer_provisioner.plan import Done, Job, Outcome, Plan
 from coffer_provisioner.reach import Reach

@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import text
 
 from coffer_db import operations, roles
+from coffer_db.backup_tables import Backup
 from coffer_db.catalogue import register
 from coffer_db.database import Database
-from coffer_db.tables import Backup
 from coffer_provisioner.backup_grants import BackupGrants
 from coffer_provisioner.backup_records import PostgresBackups
 from coffer_provisioner.freezes import Freezes

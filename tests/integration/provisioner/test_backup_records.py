@@ -8,8 +8,9 @@ import time
 import pytest
 from sqlalchemy import text
 
+from coffer_db.backup_tables import BackupState
 from coffer_db.secrets import MasterKey
-from coffer_db.tables import OPEN_STATES, BackupState, OperationState
+from coffer_db.tables import OPEN_STATES, OperationState
 from coffer_provisioner.backup_records import PostgresBackups
 from coffer_shared.backups import BackedUp
 from coffer_shared.errors import GiveUp, Unavailable

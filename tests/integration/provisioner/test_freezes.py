@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from coffer_db.tables import BackupState, OperationState
+from coffer_db.backup_tables import BackupState
+from coffer_db.tables import OperationState
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Copied, Denied, Frozen
 from integration.provisioner.actors import execute

@@ -8,7 +8,8 @@ import time
 import pytest
 from sqlalchemy import text
 
-from coffer_db.tables import BackupState, OperationState
+from coffer_db.backup_tables import BackupState
+from coffer_db.tables import OperationState
 from coffer_provisioner.backup_grants import BackupGrants
 from coffer_provisioner.backup_store import READ_SECONDS, WRITE_SECONDS
 from coffer_shared import subjects
