@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from coffer_guest.state import Prepared, State
 from coffer_guest.volume import Volume
 from coffer_shared import log
 from coffer_shared.backups import Grant
-from coffer_shared.datastore import ContainerSpec, Driver, File, Order, Session
+from coffer_shared.datastore import ContainerSpec, Driver, File, Order, Session, Setting
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Engine, Failure
 
@@ -88,6 +88,11 @@ class Machine:
         return self._prepared
 
     @property
+    def waiting(self) -> list[str]:
+        """Names of settings that act only once the engine is started again."""
+        return [] if self._prepared is None else self._prepared.waiting
+
+    @property
     def driver(self) -> Driver:
         try:
             return coffer_datastores.driver(self.prepared.order.datastore)
@@ -96,6 +101,10 @@ class Machine:
 
     @property
     def order(self) -> Order:
+        return self.order_with(self.prepared.order.settings)
+
+    def order_with(self, settings: Mapping[str, Setting]) -> Order:
+        """As it would be with other settings."""
         wanted, options = self.prepared.order, self.options
         return Order(
             instance=self._instance,
@@ -108,6 +117,7 @@ class Machine:
             memory_bytes=wanted.memory_bytes,
             vcpus=wanted.vcpus,
             volume_bytes=wanted.volume_bytes,
+            settings=settings,
         )
 
     @property
@@ -125,6 +135,9 @@ class Machine:
         await self.apply_firewall()
         if self._prepared is None or not self._prepared.complete:
             return
+        if self.monitor.facts.engine is Engine.CRASHED and await self.fall_back():
+            _log.warning("the database did not start with its new settings; it is started with the former ones")
+            await self.stop_engine()  # Docker starts it again and again, and waits longer each time
         await self.monitor.watch(self.driver, self.order)
         self.monitor.on_purpose = not self._prepared.running
         if self._prepared.running:
@@ -159,11 +172,30 @@ class Machine:
         self.monitor.on_purpose = False
         await self.monitor.watch(self.driver, self.order)
         await self.containers.start()
+        if not seen.running and self.prepared.waiting:
+            await self.record(msgspec.structs.replace(self.prepared, waiting=[]))
 
-    async def write_files(self) -> None:
-        """The engine's configuration as this release has it; what runs may have been started by an older one."""
+    async def write_files(self, settings: Mapping[str, Setting] | None = None) -> None:
+        """The engine's configuration as this release has it; what runs may have been started by an older one. With
+        other settings than those that are recorded, if some are given."""
         async with self._writing:
-            await asyncio.to_thread(_write_files, self.order, self.spec)
+            order = self.order if settings is None else self.order_with(settings)
+            await asyncio.to_thread(_write_files, order, self.driver.container(order))
+
+    async def note_proven(self) -> None:
+        """The engine is healthy: with the settings that it has, unless some of them have not acted yet."""
+        kept = self.prepared
+        if not kept.waiting and kept.proven != kept.order.settings:
+            await self.record(msgspec.structs.replace(kept, proven=kept.order.settings))
+
+    async def fall_back(self) -> bool:
+        """To the settings with which the engine is known to start. Whether there are others than it has."""
+        kept = self.prepared
+        if kept.proven is None or kept.proven == kept.order.settings:
+            return False
+        order = msgspec.structs.replace(kept.order, settings=kept.proven)
+        await self.record(msgspec.structs.replace(kept, order=order, waiting=[]))
+        return True
 
     async def forget_unfinished_engine(self, *, running: bool = False) -> None:
         """A database whose making was cut short, unless it still goes on, or even then if it is `running`. It never
@@ -194,6 +226,7 @@ class Machine:
             while True:
                 facts = await self.monitor.check()
                 if facts.engine is Engine.HEALTHY:
+                    await self.note_proven()
                     return
                 if tell is not None and facts.detail:
                     await tell(facts.detail)

@@ -132,6 +132,7 @@ class Heartbeats:
             started_at=facts.started_at + offset if facts.started_at else 0.0,
             running=self._running(),
             volume=await self._volume(),
+            restart_required=self._machine.waiting,
             metrics=facts.metrics,
             boot=self.boot,
         )

@@ -9,6 +9,7 @@ import msgspec
 
 from coffer_guest.store import Store
 from coffer_shared.commands import Prepare
+from coffer_shared.datastore import Setting
 from coffer_shared.identity import Credentials
 from coffer_shared.seal import KeyPair
 
@@ -58,6 +59,10 @@ class Prepared(msgspec.Struct, frozen=True):
     """False after a `stop` command."""
     complete: bool = False
     """The engine was healthy once and is secured."""
+    proven: dict[str, Setting] | None = None
+    """The settings with which the engine was last seen to start and be healthy."""
+    waiting: list[str] = []
+    """Names of settings that act only once the engine is started again."""
 
 
 class State:

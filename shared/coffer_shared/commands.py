@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from coffer_shared.backups import BackUp, RestoreFrom
+from coffer_shared.datastore import Setting
 
 # --- commands ---
 
@@ -54,6 +55,8 @@ class Prepare(msgspec.Struct, frozen=True):
     allowed_cidrs: list[str]
     databases: list[NewDatabase] = []
     users: list[UserArgs] = []
+    settings: dict[str, Setting] = {}
+    """Of the instance's configuration group, beside the defaults of its size."""
     restore: RestoreFrom | None = None
     """Where the first data comes from; None: a new, empty database. Given with the kind `restore` only: an agent that
     knows no restoring refuses that kind, where it would overlook a field and make an empty database."""
@@ -180,6 +183,20 @@ class Snapshotted(msgspec.Struct, frozen=True):
     """Of the file system."""
 
 
+class Configure(msgspec.Struct, frozen=True):
+    """`configure`: have these settings and no others beside the defaults: at once where the engine can, the rest when
+    it is started again. If it refuses one, it goes on with those that it had."""
+
+    settings: dict[str, Setting]
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """Result of `configure`."""
+
+    waiting: list[str]
+    """Names of settings that act only once the database is restarted."""
+
+
 class SetAccess(msgspec.Struct, frozen=True):
     """`set_access`: who may connect from now on. Whoever may not any more is cut off, the others notice nothing."""
 
@@ -206,6 +223,7 @@ COMMANDS: dict[str, type[msgspec.Struct]] = {
     "grow_volume": GrowVolume,
     "resize": Resize,
     "set_access": SetAccess,
+    "configure": Configure,
     "backup": BackUp,
     "snapshot": Snapshot,
     "adopt": Prepare,

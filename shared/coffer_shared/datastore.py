@@ -8,7 +8,7 @@ them out. Optional abilities are Protocols of their own, so that a small datasto
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,6 +26,7 @@ class Feature(StrEnum):
     ROOT = "root"
     BACKUP = "backup"
     SNAPSHOT = "snapshot"
+    CONFIGURATION = "configuration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ class Order:
     memory_bytes: int
     vcpus: float
     volume_bytes: int = 0
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    """That the tenant has chosen; they go before the defaults, and after what the agent needs."""
 
     @property
     def sizes(self) -> Sizes:
@@ -274,6 +277,19 @@ class HasBackup(Protocol):
 
 
 @runtime_checkable
+class HasConfiguration(Protocol):
+    """Feature.CONFIGURATION."""
+
+    async def reconfigure(self, engine: Engine, order: Order, changed: Collection[str]) -> list[str]:
+        """The files hold the settings of `order` now; have the running server take on the `changed` ones as far as it
+        can. The names of those that it takes on only when it is started again. Idempotent.
+
+        EngineError `invalid` with the server's reason if it refuses one: the core then writes the former files and
+        calls this again."""
+        ...
+
+
+@runtime_checkable
 class HasSnapshot(Protocol):
     """Feature.SNAPSHOT: an engine whose data directory, copied at one moment, opens as after a crash."""
 
@@ -299,5 +315,6 @@ FACETS: Mapping[Feature, type] = {
     Feature.ROOT: HasRoot,
     Feature.BACKUP: HasBackup,
     Feature.SNAPSHOT: HasSnapshot,
+    Feature.CONFIGURATION: HasConfiguration,
 }
 

@@ -15,6 +15,7 @@ from coffer_guest.commands import (
     access,
     adopt,
     backup,
+    configure,
     databases,
     lifecycle,
     prepare,
@@ -67,6 +68,7 @@ _RUN: Mapping[str, Run] = {
     "grow_volume": volume.grow,
     "resize": resize.resize,
     "set_access": access.set_access,
+    "configure": configure.configure,
     "backup": backup.backup,
     "snapshot": snapshot.snapshot,
 }

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from coffer_guest.clock import Clock
 from coffer_guest.machine import Machine
 from coffer_shared.backups import Grant
-from coffer_shared.datastore import Driver, HasBackup, HasDatabases, HasRoot, HasSnapshot, HasUsers
+from coffer_shared.datastore import Driver, HasBackup, HasConfiguration, HasDatabases, HasRoot, HasSnapshot, HasUsers
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Engine, Failure
 
@@ -85,6 +85,12 @@ def root_of(driver: Driver) -> HasRoot:
 def backups_of(driver: Driver) -> HasBackup:
     if not isinstance(driver, HasBackup):
         raise _unable(driver, "backups")
+    return driver
+
+
+def configuration_of(driver: Driver) -> HasConfiguration:
+    if not isinstance(driver, HasConfiguration):
+        raise _unable(driver, "configuration")
     return driver
 
 

@@ -7,6 +7,7 @@ import msgspec
 from coffer_guest.commands.context import Context, to_the_end
 from coffer_guest.machine import Machine
 from coffer_shared.commands import Nothing, Restart, StartDatabase, Stop
+from coffer_shared.errors import GiveUp
 
 _STOPPED = "stopped"
 
@@ -48,7 +49,22 @@ async def _start(context: Context) -> None:
     await context.progress(40, "starting the database")
     await context.machine.start_engine(context.progress)
     await context.progress(60, "waiting for the database")
-    await context.machine.wait_healthy()
+    try:
+        await context.machine.wait_healthy()
+    except GiveUp as why:
+        await _start_as_before(context, why)
+
+
+async def _start_as_before(context: Context, why: GiveUp) -> None:
+    """With the settings with which it is known to start, if it has others now: better than not at all."""
+    machine = context.machine
+    if not await machine.fall_back():
+        raise why
+    await context.progress(70, "starting the database with its former settings")
+    await machine.stop_engine()
+    await machine.start_engine(context.progress)
+    await machine.wait_healthy()
+    raise GiveUp(why.code, f"with its new settings {why.text}; it runs with the former ones") from why
 
 
 async def _remember(machine: Machine, *, running: bool) -> None:

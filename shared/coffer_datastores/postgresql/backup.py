@@ -7,11 +7,11 @@ replicate and nothing else.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coffer_datastores.postgresql.reloading import reload
 from coffer_datastores.postgresql.session import BACKUP_USER, identifier, literal
 from coffer_datastores.postgresql.spec import SOCKET, UID
 from coffer_shared.datastore import ContainerSpec, Engine, EngineError, Order, Session
@@ -20,7 +20,6 @@ from coffer_shared.messages import Failure
 _SLOT_PREFIX = "coffer_backup_"
 _CONNECT_SECONDS = "10"
 _END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1"
-_LOOKS, _LOOK_SECONDS = 250, 0.02
 
 
 class Backups:
@@ -42,7 +41,7 @@ class Backups:
         slot = _slot(backup)
         async with engine.session() as session:
             await _ensure_role(session)
-            await _reload(session)
+            await reload(session)
             if not await _keeps_only(session, slot):
                 await session.fetch("SELECT pg_create_physical_replication_slot($1, true)", slot)
 
@@ -91,21 +90,6 @@ async def _ensure_role(session: Session) -> None:
         f"PASSWORD NULL VALID UNTIL {literal('infinity')}"
     )
     await session.execute(f"ALTER ROLE {role} RESET ALL")
-
-
-async def _reload(session: Session) -> None:
-    """The configuration files as they are now. A session sees the new ones only when the server itself has them."""
-    before = await _loaded(session)
-    await session.fetch("SELECT pg_reload_conf()")
-    for _ in range(_LOOKS):
-        if await _loaded(session) != before:
-            return
-        await asyncio.sleep(_LOOK_SECONDS)
-    raise EngineError(Failure.ENGINE, "the server does not read its configuration again")
-
-
-async def _loaded(session: Session) -> object:
-    return (await session.fetch("SELECT pg_conf_load_time() AS at"))[0]["at"]
 
 
 async def drop_slots(session: Session) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from coffer_datastores.postgresql import template
 from coffer_datastores.postgresql.session import BACKUP_USER, SUPERUSER
 from coffer_datastores.postgresql.spec import SOCKET
-from coffer_shared.datastore import File, Order, Setting
+from coffer_shared.datastore import EngineError, File, Order, Setting
+from coffer_shared.messages import Failure
 
 # The map lets the machine's root (the agent) and the container's own user be the superuser, and the latter the backup
 # user, over the local socket only. Nobody is ever trusted, and neither of the two ever comes in over TCP. The backup
@@ -46,11 +47,14 @@ def _settings(order: Order, inside: str) -> dict[str, str]:
         "port": order.port,
         "unix_socket_directories": SOCKET,
     }
-    return {name: _written(value) for name, value in (own | template.defaults(order.sizes)).items()}
+    settings = {**template.defaults(order.sizes), **order.settings, **own}
+    return {name: _written(value) for name, value in settings.items()}
 
 
 def _written(value: Setting) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     text = str(value)
-    return text if text.isascii() and text.isalnum() else "'" + text.replace("'", "''") + "'"
+    if not text.isprintable():
+        raise EngineError(Failure.INVALID, "a setting has characters that cannot be printed")
+    return text if text.isascii() and text.isalnum() else "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -1,5 +1,5 @@
-"""PostgreSQL's driver: its container and its health; by way of `accounts` its users and databases, and of `backup` and
-`snapshot` what the agent does for those."""
+"""PostgreSQL's driver: its container and its health; by way of `accounts` its users and databases, and of `backup`,
+`snapshot` and `reloading` what the agent does for those."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import cast
 from coffer_datastores.postgresql.accounts import Accounts
 from coffer_datastores.postgresql.backup import Backups
 from coffer_datastores.postgresql.configuration import files
+from coffer_datastores.postgresql.reloading import Configurations
 from coffer_datastores.postgresql.session import SUPERUSER, PostgresSession, connect, identifier
 from coffer_datastores.postgresql.snapshot import Snapshots
 from coffer_datastores.postgresql.spec import DATASTORE, SOCKET, UID
@@ -41,7 +42,7 @@ FROM (SELECT sum(xact_commit)::float8 AS xact_commit, sum(xact_rollback)::float8
 _SIZE = "SELECT coalesce(sum(pg_database_size(oid)), 0)::float8 AS size FROM pg_database WHERE datallowconn"
 
 
-class PostgresDriver(Accounts, Backups, Snapshots):
+class PostgresDriver(Accounts, Backups, Snapshots, Configurations):
     @property
     def name(self) -> str:
         return DATASTORE.name

@@ -21,7 +21,9 @@ DATASTORE = Datastore(
     port=5432,
     default_version="17",
     versions=("17",),
-    features=frozenset({Feature.DATABASES, Feature.USERS, Feature.ROOT, Feature.BACKUP, Feature.SNAPSHOT}),
+    features=frozenset({
+        Feature.DATABASES, Feature.USERS, Feature.ROOT, Feature.BACKUP, Feature.SNAPSHOT, Feature.CONFIGURATION,
+    }),
     reserved_users=frozenset({"postgres", "root", "public", "none", "current_user", "session_user", "current_role"}),
     reserved_databases=frozenset({"postgres", "template0", "template1"}),
     max_user_length=63,
