@@ -202,7 +202,7 @@ class AccessChange(Exact):
 
 
 class InstanceEdit(Exact):
-    """Of these, only the name can be changed in this release."""
+    """Replicas and the version cannot be changed in this release."""
 
     name: Nes | None = None
     replica_of: Any = None

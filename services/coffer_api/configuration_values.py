@@ -1,4 +1,4 @@
-"""Values against the parameters of their datastore version, and what PostgreSQL's JSON is as numbers for clients."""
+"""Values against the parameters of their datastore version."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import msgspec
 
 from coffer_api.problems import unprocessable
 from coffer_shared.datastore import Unit
-from coffer_shared.parameters import NUMERIC, Parameter, ParameterType
+from coffer_shared.parameters import NUMERIC, Parameter, ParameterType, numbers
 
 MAX_TEXT = 1024
 _AMOUNT = re.compile(r"(-?[0-9]{1,18}(?:\.[0-9]{1,18})?) ?([A-Za-z]{1,8})", re.ASCII)
 _MOST = 2**63 - 1
-_ENCODED = 2**63
-"""From here on, integers are not encoded as such: they were floats before they were stored."""
 _TYPES: Mapping[ParameterType, tuple[type, ...]] = {
     ParameterType.INTEGER: (int,),
     ParameterType.FLOAT: (int, float),
@@ -60,14 +58,6 @@ def check(
         _check(parameter, value, units)
         found[parameter.name] = value
     return found
-
-
-def numbers(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON as PostgreSQL keeps it writes large floats as integers, which no encoder takes."""
-    return {
-        name: float(value) if isinstance(value, int) and abs(value) >= _ENCODED else value
-        for name, value in stored.items()
-    }
 
 
 def _check(parameter: Parameter, value: Any, units: Mapping[str, Unit]) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from starlette.responses import Response
 
 from coffer_api import configuration_documents as documents
-from coffer_api import configuration_rows, configuration_values, versions, views
+from coffer_api import configuration_rows, configuration_values, instance_configuration, versions, views
 from coffer_api.bodies import DatastoreSpec
 from coffer_api.call import Call, Routes, empty, reply
 from coffer_api.configuration_bodies import (
@@ -22,7 +22,7 @@ from coffer_api.configuration_bodies import (
     MergeConfiguration,
 )
 from coffer_api.problems import bad_request
-from coffer_shared.parameters import Parameter
+from coffer_shared.parameters import Parameter, numbers
 
 ROUTES = Routes("configurations")
 _decode = msgspec.json.Decoder().decode
@@ -112,23 +112,26 @@ async def list_instances_of_configuration(call: Call) -> Response:
     "PATCH", "/configurations/{id}", rule="configuration:edit", body=MergeConfiguration, status=200, errors=(422,),
 )
 async def edit_configuration(call: Call) -> Response:
-    """Values that are given are put beside, or in the place of, those that are there."""
+    """Values that are given are put beside, or in the place of, those that are there. They go to every instance that
+    has the group, by an operation for each."""
     spec = (await call.body(MergeConfiguration)).configuration
     row = await configuration_rows.load(call, call.part(1), rules=True)
-    await _write(call, row, _MERGE, {"id": row["id"], "values": _check_stored(call, row, spec.values)})
+    values = {"id": row["id"], "values": _check_stored(call, row, spec.values)}
+    await _write(call, row, _MERGE, values, apply=bool(spec.values))
     return empty(200)
 
 
 @ROUTES.add("PUT", "/configurations/{id}", rule="configuration:update", body=ChangeConfiguration, status=202,
             errors=(422,))
 async def update_configuration(call: Call) -> Response:
-    """`values` takes the place of all that are there; what is not given stays as it is."""
+    """`values` takes the place of all that are there; what is not given stays as it is. The values go to every instance
+    that has the group, by an operation for each."""
     spec = (await call.body(ChangeConfiguration)).configuration
     row = await configuration_rows.load(call, call.part(1), rules=True)
     await _write(call, row, _CHANGE, {
         "id": row["id"], "name": spec.name, "describe": "description" in spec.model_fields_set,
         "description": spec.description, "values": _new_values(call, row, spec),
-    })
+    }, apply=spec.values is not None)
     return empty()
 
 
@@ -149,10 +152,14 @@ async def delete_configuration(call: Call) -> Response:
     return empty()
 
 
-async def _write(call: Call, row: asyncpg.Record, statement: Any, values: dict[str, Any]) -> None:
+async def _write(call: Call, row: asyncpg.Record, statement: Any, values: dict[str, Any], *, apply: bool) -> None:
+    """`apply`: and have every instance that has the group take on what it says now."""
     async with call.api.db.begin() as session:
         if (await session.execute(statement, values)).first() is None:
             raise configuration_rows.missing(row["id"])
+        filed = await instance_configuration.apply_to_all(call, session, row["id"]) if apply else []
+    for instance, operation in filed:
+        await call.api.wakes.wake(instance, operation)
 
 
 def _new_values(call: Call, row: asyncpg.Record, spec: ConfigurationChange) -> str | None:
@@ -194,4 +201,4 @@ def _item(row: asyncpg.Record) -> dict[str, Any]:
 
 
 def _detail(row: asyncpg.Record) -> dict[str, Any]:
-    return {**_item(row), "values": configuration_values.numbers(_decode(row["values"]))}
+    return {**_item(row), "values": numbers(_decode(row["values"]))}

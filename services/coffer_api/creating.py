@@ -92,6 +92,8 @@ async def _write(call: Call, wanted: Wanted, key: filing.Key) -> str:
         await quotas.lock(session, call.project)
         if wanted.backup is not None:
             await restoring.hold(session, wanted.backup["id"])
+        if wanted.row["configuration_id"] is not None:
+            await instance_configuration.hold(session, wanted.row["configuration_id"])
         try:
             await session.execute(insert(_instances).values(**wanted.row))
         except IntegrityError:
@@ -136,7 +138,7 @@ async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
         _need(call, datastore, Feature.USERS, "instance:extension:user:create")
     databases = names.databases(datastore, spec.databases)
     users = names.users(datastore, spec.users, frozenset(item.name for item in databases))
-    await instance_configuration.refuse(call, version["id"], spec.configuration)
+    group = await instance_configuration.choose(call, version["id"], spec.configuration)
     await tenant_networks.need_flavor(call, version["flavor"])
     nics = await tenant_networks.place(call, spec.nics)
     if backup is not None and backup["storage"] != CINDER:
@@ -144,7 +146,7 @@ async def _plan(call: Call, spec: InstanceSpec) -> Wanted:
     instance = str(uuid.uuid4())
     row = _row(call, spec, instance, nics)
     row |= {"flavor_id": version["flavor"], "datastore_version_id": version["id"], "volume_gib": spec.volume.size,
-            "volume_type": spec.volume.type, **restoring.columns(backup)}
+            "volume_type": spec.volume.type, "configuration_id": group, **restoring.columns(backup)}
     return Wanted(instance, row, databases, users, backup)
 
 

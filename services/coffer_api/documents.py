@@ -71,6 +71,12 @@ class Fault(BaseModel):
     details: str | None
 
 
+class ConfigurationRef(BaseModel):
+    id: str
+    name: str
+    links: list[Link]
+
+
 class Instance(BaseModel):
     id: str
     name: str
@@ -88,6 +94,8 @@ class Instance(BaseModel):
     created: str | None = None
     updated: str | None = None
     service_status_updated: str | None = None
+    configuration: ConfigurationRef | None = None
+    restart_required: list[str] | None = Field(None, description="Settings that act only once it is restarted")
     locality: str | None = None
     fault: Fault | None = None
     server_id: str | None = Field(None, description="As the two below, for administrators only")

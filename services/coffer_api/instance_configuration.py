@@ -1,20 +1,28 @@
-"""What an instance is configured with: the defaults of its size, and the attaching that is of a later release."""
+"""What an instance is configured with: the defaults of its size, and the group that is attached to it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import Response
 
 from coffer_api import configuration_documents as documents
-from coffer_api import configuration_rows
+from coffer_api import configuration_rows, filing
 from coffer_api.call import Call, Routes, reply
 from coffer_api.identity import allowed
 from coffer_api.instance_rows import UUID
-from coffer_api.problems import Problem, bad_request, not_found, not_in_this_release
+from coffer_api.problems import Problem, bad_request, not_found
+from coffer_db import operations
+from coffer_db.operations import NewOperation
 from coffer_shared.datastore import Sizes
 
 ROUTES = Routes("configurations")
+CONFIGURE_WITHIN = timedelta(minutes=10)
 _MIB = 1024**2
 _GIB = 1024**3
 _SIZES = """
@@ -25,6 +33,12 @@ _SIZES = """
     JOIN datastores d ON d.id = v.datastore_id
     WHERE i.id = $1 AND i.deleted_at IS NULL
 """
+_HOLD = text("SELECT id FROM configurations WHERE id = :id AND deleted_at IS NULL FOR KEY SHARE")
+_FORMER = text("SELECT configuration_id FROM instances WHERE id = :id AND deleted_at IS NULL FOR UPDATE")
+_ATTACH = text("UPDATE instances SET configuration_id = :group, updated_at = now() WHERE id = :id")
+_ATTACHED = text("""
+    SELECT id, project_id FROM instances WHERE configuration_id = :group AND deleted_at IS NULL ORDER BY id
+""")
 
 
 @ROUTES.add(
@@ -44,21 +58,57 @@ async def show_defaults_of_instance(call: Call) -> Response:
     return reply({"instance": {"configuration": dict(sorted(spec.defaults(sizes).items()))}})
 
 
-async def refuse(call: Call, version: str, given: Any) -> None:
-    """What is answered to the wish for a configuration group on an instance of this datastore version; null and the
-    empty text wish for none."""
+async def choose(call: Call, version: str, given: Any) -> str | None:
+    """The configuration group that is wished for on an instance of this datastore version; null and the empty text wish
+    for none."""
     if given is None or given == "":
-        return
+        return None
     allowed(call.request, "instance:update")
     if not isinstance(given, str):
         raise bad_request("Validation error: instance['configuration'] must be the id of a configuration group.")
     wanted = given.rstrip("/").rsplit("/", 1)[-1]  # by id or by address
     group = await configuration_rows.find(call, wanted)
     if group is None:
-        raise not_found(f"Configuration group id: {wanted[:255]} could not be found.")
+        raise _missing(wanted)
     if group["version_id"] != version:
         raise bad_request(
             f"Datastore Version on Configuration Group {group['version_id']} does not match the Datastore Version on "
             f"Instance {version}.",
         )
-    raise not_in_this_release("Attaching a configuration group to an instance")
+    return str(group["id"])
+
+
+async def hold(session: AsyncSession, group: str) -> None:
+    """Lock it against deletion until the transaction ends; from then on the instance that has it stands in the way."""
+    if (await session.execute(_HOLD, {"id": group})).first() is None:
+        raise _missing(group)
+
+
+async def attach(call: Call, session: AsyncSession, row: asyncpg.Record, group: str | None) -> str | None:
+    """In place of what the instance has, or nothing in its place: the operation that brings it to the database. None if
+    it has that one already."""
+    if group is not None:
+        await hold(session, group)
+    former = (await session.execute(_FORMER, {"id": row["id"]})).scalar_one_or_none()
+    if former == group:
+        return None
+    await session.execute(_ATTACH, {"id": row["id"], "group": group})
+    return await operations.file(
+        session, _new(call, row, {"configuration": group, "former": former}), None,
+    )
+
+
+async def apply_to_all(call: Call, session: AsyncSession, group: str) -> list[tuple[str, str]]:
+    """The instance and the operation of each to which the new values of the group go."""
+    rows = (await session.execute(_ATTACHED, {"group": group})).mappings().all()
+    return [
+        (row["id"], await operations.file(session, _new(call, row, {"configuration": group}), None)) for row in rows
+    ]
+
+
+def _new(call: Call, row: Mapping[str, Any] | asyncpg.Record, args: dict[str, Any]) -> NewOperation:
+    return filing.new(call, row, "configure_instance", within=CONFIGURE_WITHIN, lifecycle=False, args=args)
+
+
+def _missing(group: str) -> Problem:
+    return not_found(f"Configuration group id: {group[:255]} could not be found.")

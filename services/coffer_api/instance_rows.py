@@ -29,12 +29,14 @@ SELECT = """
                extract(epoch FROM now() - h.received_at)::float8 END AS age,
            h.facts #>> '{volume,used_bytes}' AS used_bytes, h.facts #>> '{volume,total_bytes}' AS total_bytes,
            coalesce(h.facts -> 'restart_required', '[]') <> '[]'::jsonb AS restart_required,
+           (h.facts -> 'restart_required')::text AS waiting, c.id AS configuration_id, c.name AS configuration,
            o.kind AS task, o.id AS task_id, o.cancel_requested AS cancelling,
            i.deleted_at, i.root_enabled_by, i.availability_zone
     FROM instances i
     LEFT JOIN datastore_versions v ON v.id = i.datastore_version_id
     LEFT JOIN datastores d ON d.id = v.datastore_id
     LEFT JOIN heartbeats h ON h.instance_id = i.id
+    LEFT JOIN configurations c ON c.id = i.configuration_id AND c.deleted_at IS NULL
     LEFT JOIN operations o ON o.instance_id = i.id AND o.lifecycle
         AND o.state IN ('pending', 'running', 'waiting', 'undoing')
 """

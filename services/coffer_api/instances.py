@@ -55,8 +55,9 @@ async def show_instance(call: Call) -> Response:
     "PUT", "/instances/{id}", rule="instance:update", body=UpdateInstance, status=202, errors=(422, 501),
 )
 async def update_instance(call: Call) -> Response:
-    """In this release the name and `access` can be changed. Of `access`, what is left out stays as it is; the operation
-    in `X-Coffer-Operation` tells how its change goes on. 422 while another task of the instance runs."""
+    """The name, `access` and `configuration`. Of `access`, what is left out stays as it is; 422 for it while another
+    task of the instance runs. Null for `configuration`, or nothing at all, detaches the group. The operation in
+    `X-Coffer-Operation` tells how the change goes on."""
     return await _update(call, (await call.body(UpdateInstance)).instance)
 
 
@@ -117,9 +118,9 @@ async def _update(call: Call, wanted: InstanceEdit) -> Response:
     if len(given - {"name"}) > 1:
         raise bad_request("Only one attribute (except 'name') is allowed to update.")
     row = await instance_rows.load(call)
-    await instance_configuration.refuse(call, row["version_id"], wanted.configuration)
-    if given <= {"configuration"}:
-        return empty()  # it asks to detach the configuration: none can be attached, so there is nothing to do
+    group = await instance_configuration.choose(call, row["version_id"], wanted.configuration)
+    # clients of Trove detach by a PUT that says nothing at all
+    attach = "configuration" in given or (not given and isinstance(wanted, InstanceChange))
     if later:
         raise not_in_this_release(f"Changing {', '.join(sorted(later))}")
     if "name" in given and wanted.name is None:
@@ -132,6 +133,8 @@ async def _update(call: Call, wanted: InstanceEdit) -> Response:
             if changed:
                 filed = filing.new(call, row, "update_access", within=ACCESS_WITHIN, lifecycle=True, args=changed)
                 operation = await operations.file(session, filed, None)
+            if attach:
+                operation = await instance_configuration.attach(call, session, row, group)
             if wanted.name is not None:
                 await session.execute(_RENAME, {"name": wanted.name, "id": row["id"]})
     except Busy as busy:

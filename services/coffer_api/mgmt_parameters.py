@@ -10,11 +10,12 @@ from sqlalchemy import text
 from starlette.responses import Response
 
 from coffer_api import configuration_documents as documents
-from coffer_api import configuration_values, parameters
+from coffer_api import parameters
 from coffer_api.call import Call, Routes, empty, reply
 from coffer_api.configuration_bodies import ParameterSpec, SetParameter
 from coffer_api.identity import MANAGEMENT
 from coffer_api.problems import bad_request
+from coffer_shared.parameters import numbers
 
 ROUTES = Routes("management")
 _PATH = "/mgmt/datastores/versions/{version}/parameters"
@@ -98,7 +99,7 @@ async def _write(call: Call, statement: Any, version: str, spec: ParameterSpec) 
 
 
 def _stored(row: asyncpg.Record) -> dict[str, Any]:
-    rule = configuration_values.numbers(msgspec.json.decode(row["rule"]))
+    rule = numbers(msgspec.json.decode(row["rule"]))
     return {
         "name": row["parameter"], "datastore_version_id": row["id"], "restart_required": row["restart_required"],
         "type": row["data_type"], **{shown: rule[end] for end, shown in _ENDS if end in rule},

@@ -9,10 +9,11 @@ import msgspec
 from starlette.responses import Response
 
 from coffer_api import configuration_documents as documents
-from coffer_api import configuration_values, versions
+from coffer_api import versions
 from coffer_api.call import Call, Routes, reply
 from coffer_api.instance_rows import UUID
 from coffer_api.problems import Problem, bad_request, not_found
+from coffer_shared.parameters import numbers
 
 ROUTES = Routes("configurations")
 KEY = "configuration-parameters"
@@ -99,5 +100,5 @@ def _one(rows: list[asyncpg.Record], name: str) -> Response:
 def _view(row: asyncpg.Record) -> dict[str, Any]:
     return {
         "name": row["parameter"], "datastore_version_id": row["id"], "restart_required": row["restart_required"],
-        "type": row["data_type"], **configuration_values.numbers(msgspec.json.decode(row["rule"])),
+        "type": row["data_type"], **numbers(msgspec.json.decode(row["rule"])),
     }

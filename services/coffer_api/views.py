@@ -14,9 +14,12 @@ from coffer_api.instance_rows import facts, volume_bytes
 from coffer_api.status import at_rest, shown
 from coffer_db.backup_tables import BackupState
 from coffer_db.operation_views import OperationView
+from coffer_shared.parameters import MAX_NAME
 
 GIB = 1024**3
 EMPTY = "[]"
+_MOST_NAMES = 500
+"""Of what a guest says of itself."""
 _decode = msgspec.json.Decoder().decode
 
 
@@ -68,6 +71,13 @@ def instance_detail(call: Call, links: Links, row: asyncpg.Record) -> dict[str, 
     found["created"] = time(row["created_at"])
     found["updated"] = time(row["updated_at"])
     found["service_status_updated"] = time(row["received_at"] or row["updated_at"])
+    if row["configuration_id"]:
+        found["configuration"] = {
+            "id": row["configuration_id"], "name": row["configuration"],
+            "links": links.to("configurations", row["configuration_id"]),
+        }
+    if row["restart_required"]:
+        found["restart_required"] = [name[:MAX_NAME] for name in _decode(row["waiting"])[:_MOST_NAMES]]
     if row["locality"]:
         found["locality"] = row["locality"]
     if row["failed"] and at_rest(facts(row)):

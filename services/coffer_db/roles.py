@@ -68,7 +68,7 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
     "coffer_api": (
         *_read(*_CATALOGUE, "instances", "heartbeats", "operation_events", "root_history"),
         Grant("instances", "insert"),
-        Grant("instances", "update", ("name", "updated_at", "reset_at", "failed")),
+        Grant("instances", "update", ("name", "updated_at", "reset_at", "failed", "configuration_id")),
         *_FILES_OPERATIONS,
         Grant("operations", "update", ("cancel_requested", "wake_at", "updated_at")),
         Grant("guests", "select", _GUEST_PUBLIC),
@@ -97,7 +97,7 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
     ),
     "coffer_provisioner": (
         *_read(*_CATALOGUE, "instances", "heartbeats", "operations", "operation_events", "guests", "revocations",
-               "root_history"),
+               "root_history", "configurations"),
         Grant("instances", "update", (
             "name", "flavor_id", "datastore_version_id", "volume_gib", "volume_type", "formatted", "started_once",
             "availability_zone", "is_public", "allowed_cidrs", "addresses", "server_id", "volume_id",

@@ -25,13 +25,19 @@ class Records(Protocol):
     """The row writes that steps need, each one short transaction (`coffer_provisioner.records`)."""
 
     async def instance(self, instance: str) -> dict[str, Any]:
-        """The instance's row joined with its flavor, datastore version and guest, as plain values."""
+        """The instance's row joined with its flavor, datastore version and guest, as plain values; `settings`: those of
+        its configuration group."""
         ...
 
     async def set_instance(self, instance: str, **columns: Any) -> None: ...
 
     async def flavor(self, flavor: str) -> dict[str, Any]:
         """`ram_mb` and `vcpus`. GiveUp `no_flavor` if it is not on offer any more."""
+        ...
+
+    async def exchange_configuration(self, instance: str, attached: str | None, other: str | None) -> None:
+        """The configuration group `other` in the place of `attached`, if that is what the instance has, and `other` is
+        still there."""
         ...
 
     async def file_after(self, operation: str, kind: str, *, within: timedelta, beside: bool = False) -> None:

@@ -16,16 +16,23 @@ from coffer_db.database import Database
 from coffer_db.revocations import revoke
 from coffer_db.tables import Instance
 from coffer_shared.errors import GiveUp
+from coffer_shared.parameters import numbers
 
 _INSTANCE = text("""
     SELECT i.*, f.ram_mb, f.vcpus, v.manager, v.version, v.image, v.image_digest, g.agent_version,
            g.xpub IS NOT NULL AND g.nkey IS NOT NULL AND g.revoked_at IS NULL AS enrolled,
-           g.boot_used_at IS NOT NULL AS credential_used
+           g.boot_used_at IS NOT NULL AS credential_used, coalesce(c.values, '{}') AS settings
     FROM instances i
     JOIN flavors f ON f.id = i.flavor_id
     JOIN datastore_versions v ON v.id = i.datastore_version_id
     LEFT JOIN guests g ON g.instance_id = i.id
+    LEFT JOIN configurations c ON c.id = i.configuration_id AND c.deleted_at IS NULL
     WHERE i.id = :instance
+""")
+_EXCHANGE = text("""
+    UPDATE instances SET configuration_id = (SELECT id FROM configurations WHERE id = :other AND deleted_at IS NULL),
+        updated_at = now()
+    WHERE id = :instance AND configuration_id IS NOT DISTINCT FROM CAST(:attached AS text)
 """)
 _FILED = text("SELECT instance_id, project_id, user_id, request_id, trace FROM operations WHERE id = :id")
 _HELD = text("""
@@ -66,7 +73,7 @@ class PostgresRecords:
         row = await self._one(_INSTANCE, instance=instance)
         if row is None:
             raise GiveUp("no_instance", "the instance has no row")
-        return {**row, "port": self._ports[row["manager"]]}
+        return {**row, "settings": numbers(row["settings"]), "port": self._ports[row["manager"]]}
 
     async def set_instance(self, instance: str, **columns: Any) -> None:
         statement = update(Instance).where(Instance.id == instance).values(**columns)  # type: ignore[arg-type]
@@ -78,6 +85,10 @@ class PostgresRecords:
         if row is None:
             raise GiveUp("no_flavor", f"the flavor {flavor} is not on offer any more")
         return row
+
+    async def exchange_configuration(self, instance: str, attached: str | None, other: str | None) -> None:
+        async with self._db.begin() as session:
+            await session.execute(_EXCHANGE, {"instance": instance, "attached": attached, "other": other})
 
     async def file_after(self, operation: str, kind: str, *, within: timedelta, beside: bool = False) -> None:
         """Its idempotency key makes it one."""

@@ -8,6 +8,7 @@ is the format of Trove's files; `choices`, `unit`, `default` and `description` a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -72,6 +73,13 @@ def decode(data: bytes) -> list[Parameter]:
             raise Refused(_BAD, f"{parameter.name} is listed twice")
         names.add(parameter.name.lower())
     return found
+
+
+def numbers(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON as PostgreSQL keeps it writes large floats as integers, which no encoder takes."""
+    return {
+        name: float(value) if isinstance(value, int) and abs(value) >= _INT else value for name, value in stored.items()
+    }
 
 
 def is_name(text: str) -> bool:

@@ -100,7 +100,10 @@ INSTANCE = (
     Row("database instance update desk-{t} --name desk2-{t}"),
     Row("database instance update desk2-{t} --name desk-{t}"),
     Row("database configuration default desk-{t}", r"max_connections"),
+    Row("database configuration attach desk-{t} group-{t}"),
+    Row("database configuration instances group-{t}", r"desk-{t}"),
     Row("database configuration detach desk-{t}"),
+    Row("database instance update desk-{t} --configuration {group}"),
     Row("database instance update desk-{t} --remove-configuration"),
 )
 CONTENTS = (
@@ -146,9 +149,8 @@ TASKS = (
     Row("database instance resize flavor desk-{t} 2", until="ready instance desk-{t}"),
     Row("database instance show desk-{t}", r"\bflavor\b\W+2\b"),
     *_all(
-        Outcome.WAITS, LATER, "database configuration attach desk-{t} group-{t}",
-        "database instance update desk-{t} --configuration {group}",
-        "database instance create r-{t} --replica-of desk-{t}", "database instance upgrade desk-{t} {version}",
+        Outcome.WAITS, LATER, "database instance create r-{t} --replica-of desk-{t}",
+        "database instance upgrade desk-{t} {version}",
         "database instance promote desk-{t}", "database instance eject desk-{t}", "database instance detach desk-{t}",
         "database log list desk-{t}", "database log show desk-{t} general",
         "database log set desk-{t} general --enable",

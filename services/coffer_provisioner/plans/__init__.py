@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from coffer_provisioner.plan import Plan
 from coffer_provisioner.plans.clear_backup import CLEAR_BACKUP
+from coffer_provisioner.plans.configure_instance import CONFIGURE_INSTANCE
 from coffer_provisioner.plans.create_backup import CREATE_BACKUP
 from coffer_provisioner.plans.create_instance import CREATE_INSTANCE
 from coffer_provisioner.plans.create_snapshot import CREATE_SNAPSHOT
@@ -47,6 +48,7 @@ PLANS: Mapping[str, Plan] = MappingProxyType({
         FIT_ENGINE,
         REBUILD_INSTANCE,
         ENABLE_ROOT,
+        CONFIGURE_INSTANCE,
         CREATE_BACKUP,
         CREATE_SNAPSHOT,
         DELETE_BACKUP,

@@ -254,6 +254,7 @@ async def prepare_args(job: Job, to: Reach) -> commands.Prepare:
         allowed_cidrs=row["allowed_cidrs"],
         databases=msgspec.convert(job.args.get("databases", []), list[commands.NewDatabase]),
         users=msgspec.convert(job.secret_args.get("users", []), list[commands.UserArgs]),
+        settings=row["settings"],
         restore=await _restore(job, to) if _first_data(job) == "restore" else None,
     )
 

@@ -33,13 +33,14 @@ async def test_a_life_of_a_configuration_group_by_hand(api: Caller, world: World
         [*begin, "parameter", "show", VERSION, "work_mem", *form],
         [*begin, "parameter", "show", "17", "jit", "--datastore", "postgresql", *form],
         [*begin, "default", "shop", *form],
+        [*begin, "attach", "shop", "other"],
         [*begin, "detach", "shop"],
         [*begin, "delete", "tuned"],
         [*begin, "show", "tuned"],
         [*begin, "attach", "shop", instance],
         [*begin, "create", "bad", '{"work_mem": "much"}', "--datastore", "postgresql", "--datastore-version", "17"],
     )
-    assert [status for status, _ in said] == [0] * 13 + [1] * 3, said
+    assert [status for status, _ in said] == [0] * 14 + [1] * 3, said
     found: list[Any] = [json.loads(text) if text.startswith(("{", "[")) else text for _, text in said]
     assert (found[0]["name"], found[0]["description"], found[0]["instance_count"]) == ("tuned", "words", 0)
     assert json.loads(found[0]["values"]) == {"work_mem": "64MB", "jit": False}
@@ -50,9 +51,9 @@ async def test_a_life_of_a_configuration_group_by_hand(api: Caller, world: World
     assert (rows["work_mem"]["Min Size"], rows["work_mem"]["Max Size"], rows["jit"]["Min Size"]) == (64, 2**31 - 1, "-")
     assert (found[8]["type"], found[9]["type"]) == ("integer", "boolean")
     assert found[10]["shared_buffers"] == "128MB"
-    assert "No configuration with a name or ID" in said[13][1]
-    assert "could not be found" in said[14][1]
-    assert "is not of type integer" in said[15][1]
+    assert "No configuration with a name or ID" in said[14][1]
+    assert "could not be found" in said[15][1]
+    assert "is not of type integer" in said[16][1]
 
 
 async def test_a_page_of_groups_is_one_request(api: Caller, world: World):

@@ -88,11 +88,14 @@ async def test_delete_shows_only_active_or_shutdown_until_404(
 async def test_the_configuration_is_changed_by_detach_then_attach_back_to_back(
     api: Caller, go: Gophercloud, world: World,
 ):
-    """Both at once: the detach is over when it is answered."""
-    instance = await world.instance()
+    """Neither is waited for, and any status but ACTIVE is an error: both queue."""
+    one, two = await world.configuration(), await world.configuration()
+    instance = await world.instance(configuration_id=one)
     await go("PUT", f"/instances/{instance}", {"instance": {}}, ok=(202,))
+    await go("PUT", f"/instances/{instance}", {"instance": {"configuration": two}}, ok=(202,))
     assert (await shown(go, instance))["status"] == "ACTIVE"
-    assert (await api("GET", "/operations")).must(200)["operations"] == []
+    found = (await api("GET", "/operations")).must(200)["operations"]
+    assert [operation["kind"] for operation in found] == ["configure_instance"] * 2
 
 
 async def test_db_database(asking: Caller, world: World, guest: StubGuest):

@@ -234,3 +234,65 @@ async def test_what_cannot_be_rebooted(built, state, code):
         one.cloud.set_machine(INSTANCE, state, "it broke")
     claimed = await drive("reboot_instance", one, Fuse())
     assert (claimed.state, claimed.failure_code) == (FAILED, code)
+
+
+# --- configuration ---
+
+ATTACHED = {"configuration": "new", "former": "old"}
+
+
+@pytest.fixture
+def attached(built):
+    """Makes worlds whose instance has another group since a moment ago; only its row knows."""
+
+    async def make(**more):
+        one = await built(**more)
+        one.settings = {"jit": True}
+        one.row |= {"configuration_id": "new", "settings": {"work_mem": "8MB"}}
+        return one
+
+    return make
+
+
+async def test_a_group_reaches_the_database_wherever_it_is_killed(attached):
+    async for one, claimed, at in everywhere(attached, "configure_instance", ATTACHED):
+        assert (claimed.state, one.settings, one.row["configuration_id"]) == (SUCCEEDED, {"work_mem": "8MB"}, "new"), at
+        assert one.runs == 1, at
+
+
+async def test_what_the_database_refuses_is_detached_again_wherever_it_is_killed(attached):
+    async def refusing():
+        return await attached(fate="fails to configure")
+
+    async for one, claimed, at in everywhere(refusing, "configure_instance", ATTACHED):
+        assert (claimed.state, one.settings, one.row["configuration_id"]) == (FAILED, {"jit": True}, "old"), at
+
+
+async def test_a_group_that_was_attached_since_stays(attached):
+    one = await attached(fate="fails to configure")
+    one.row["configuration_id"] = "newer"
+    await drive("configure_instance", one, Fuse(), ATTACHED)
+    assert one.row["configuration_id"] == "newer"
+
+
+async def test_new_values_that_the_database_refuses_detach_nothing(attached):
+    one = await attached(fate="fails to configure")
+    claimed = await drive("configure_instance", one, Fuse(), {"configuration": "new"})
+    assert (claimed.state, one.settings, one.row["configuration_id"]) == (FAILED, {"jit": True}, "new")
+
+
+async def test_an_instance_that_is_deleted_meanwhile_is_not_waited_for(attached):
+    one = await attached()
+    one.row["deleted_at"] = "now"
+    assert (await drive("configure_instance", one, Fuse(), ATTACHED)).failure_code == "no_instance"
+    assert one.commands == []
+
+
+async def test_a_new_machine_gets_the_groups_values(clock):
+    one = World(clock)
+    one.row["settings"] = {"work_mem": "8MB"}
+    await drive("create_instance", one, Fuse())
+    assert one.settings == {"work_mem": "8MB"}
+    one.row["settings"] = {"jit": False}
+    await drive("rebuild_instance", one, Fuse())
+    assert one.settings == {"jit": False}

@@ -115,6 +115,7 @@ ORDER = {
         "ensure_store draw_key back_up settle check_stored record",
         "stop_guest mark_failed",
     ),
+    "configure_instance": ("configure", "attach_former"),
     "create_snapshot": (
         "freeze take_snapshot wait_written record", "stop_guest drop_snapshot mark_failed",
     ),

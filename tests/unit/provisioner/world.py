@@ -90,7 +90,7 @@ class World:
             "fs_uuid": INSTANCE, "formatted": False, "started_once": False, "nics": [], "is_public": True,
             "allowed_cidrs": [], "addresses": [], "enrolled": False, "deleted": False, "revoked": False,
             "availability_zone": None, "locality": None, "server_id": None, "volume_id": None,
-            "credential_used": False,
+            "credential_used": False, "deleted_at": None, "configuration_id": None, "settings": {},
         }
         self.flavors: dict[str, dict[str, Any]] = {
             "1": {"ram_mb": 512, "vcpus": 1.0}, "2": {"ram_mb": 1024, "vcpus": 2.0},
@@ -112,6 +112,8 @@ class World:
         self.stopped = False
         self.allowed: list[str] = []
         """Whom the guest lets in."""
+        self.settings: dict[str, Any] = {}
+        """That the engine runs with, or will."""
         self.runs = 0
         self.commands: list[Start] = []
         self.grant: Grant | None = None
@@ -130,6 +132,10 @@ class World:
 
     async def set_instance(self, instance: str, **columns: Any) -> None:
         self.row |= columns
+
+    async def exchange_configuration(self, instance: str, attached: str | None, other: str | None) -> None:
+        if self.row["configuration_id"] == attached:
+            self.row["configuration_id"] = other
 
     async def heartbeat(self, instance: str) -> dict[str, Any] | None:
         engine = "stopped" if self.stopped else "healthy"
@@ -198,6 +204,7 @@ class World:
         self.stopped = command.kind == "stop" or (self.stopped and command.kind not in {"restart", "prepare"})
         self.allowed = list(command.args.get("allowed_cidrs", self.allowed))
         self.memory = command.args.get("memory_bytes", self.memory)
+        self.settings = dict(command.args.get("settings", self.settings))
         size = command.args.get("volume_bytes", self.file_system)
         assert size <= self.cloud.gib(INSTANCE) << 30, "the device is smaller than what it is to hold"
         self.file_system = size
