@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import nats
-import openstack
 import pytest
 
+from coffer_clouds.session import sign_in
 from coffer_shared.bus import tls_context
 from coffer_shared.identity import UserData, connect_options, decode_user_data
 from support.bank import STATIC, Bank
@@ -111,8 +111,11 @@ def test_the_console_holds_no_secret(admin: OpenStack, shop: Shop) -> None:
 
 def _user_data(server: str) -> UserData:
     """As Nova keeps it, and shows it to administrators."""
-    with openstack.connect(cloud=setting("COFFER_TEST_ADMIN_CLOUD")) as cloud:
-        told = cloud.compute.get(f"/servers/{server}", microversion="2.3").json()["server"]
+    session, _ = sign_in(
+        setting("COFFER_TEST_CLOUDS_FILE"), setting("COFFER_TEST_ADMIN_CLOUD"), 60, program="tests", why="looking behind",
+    )
+    compute = {"service_type": "compute", "interface": "public"}
+    told = session.get(f"/servers/{server}", endpoint_filter=compute, microversion="2.3").json()["server"]
     written = base64.b64decode(told["OS-EXT-SRV-ATTR:user_data"]).removeprefix(b"#cloud-config\n")
     files = {one["path"]: one["content"] for one in json.loads(written)["write_files"]}
     return decode_user_data(base64.b64decode(files["/etc/coffer/user-data.json"]))
