@@ -112,7 +112,7 @@ def test_the_console_holds_no_secret(admin: OpenStack, shop: Shop) -> None:
 def _user_data(server: str) -> UserData:
     """As Nova keeps it, and shows it to administrators."""
     session, _ = sign_in(
-        setting("COFFER_TEST_CLOUDS_FILE"), setting("COFFER_TEST_ADMIN_CLOUD"), 60, program="tests", why="looking behind",
+        setting("COFFER_TEST_CLOUDS_FILE"), setting("COFFER_TEST_ADMIN_CLOUD"), 60, program="tests", why="signing in",
     )
     compute = {"service_type": "compute", "interface": "public"}
     told = session.get(f"/servers/{server}", endpoint_filter=compute, microversion="2.3").json()["server"]
