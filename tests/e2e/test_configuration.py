@@ -102,7 +102,7 @@ def test_what_the_server_refuses_is_told_and_changes_nothing(api: Api, shop: Sho
 
 def test_what_it_does_not_start_with_is_taken_back(api: Api, shop: Shop, group: str) -> None:
     """More than there is memory for."""
-    fatal = _group(api, {"work_mem": "5MB", "shared_buffers": "900GB"})
+    fatal = _group(api, {"work_mem": "5MB", "max_connections": 70, "shared_buffers": "900GB"})
     _change(api, shop, fatal)
     _waits_for(api, shop, "shared_buffers")
     ended = _restart(api, shop, ends="failed")

@@ -64,7 +64,9 @@ async def _start_as_before(context: Context, why: GiveUp) -> None:
     await machine.stop_engine()
     await machine.start_engine(context.progress)
     await machine.wait_healthy()
-    raise GiveUp(why.code, f"with its new settings {why.text}; it runs with the former ones") from why
+    raise GiveUp(
+        why.code, f"the database does not start with its new settings and runs with the former ones: {why.text}"
+    ) from why
 
 
 async def _remember(machine: Machine, *, running: bool) -> None:
