@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 . deploy/stack.sh
 say() { printf '%s\n' "$*"; }
-guest_images="coffer/postgres:17 coffer/postgres-backup:17" # what machines pull
+guest_images=$(deploy/images/build.sh --engines) # what machines pull
 
 umask 077
 mkdir -p "$state"

@@ -2,6 +2,7 @@
 # Build the stack's images: the base first, then each folder here that has a Dockerfile, or only the ones named. Keystone
 # is left out unless it is named or COFFER_PROFILES has it.
 #   build.sh [NAME...]             e.g. build.sh services machine; "machine=": those of its images that are stages
+#   build.sh --engines             only prints the images of engines and their backups, which machines pull
 #   COFFER_BUILD_JOBS=2            how many at a time
 #   COFFER_BUILD_FRESH=yes         from nothing, with the packages of today
 #   COFFER_BUILD_LOGS=DIR          where each build's output goes (a folder of its own under TMPDIR by default)
@@ -15,12 +16,17 @@ export COFFER_BUILD_LOGS="${COFFER_BUILD_LOGS:-${TMPDIR:-/tmp}/coffer-build-$(id
 
 # images: what the folder makes, in the order to build it in; IMAGE=STAGE where it is a stage of the Dockerfile.
 # tree: what of the repository is the build's context, if it is not the folder alone.
+# A folder with a file `versions` is an engine's: an image of the server and one for its backups, for each version.
 plan() {
     images=coffer/$1 tree=''
+    if [ -f "$here/$1/versions" ]; then
+        images=
+        for version in $(cat "$here/$1/versions"); do
+            images="$images coffer/$1:$version=server coffer/$1-backup:$version=backup"
+        done
+        tree="requirements shared guest"
+    fi
     case $1 in
-        postgres)
-            images="coffer/postgres:17=server coffer/postgres-backup:17=backup"
-            tree="requirements shared guest" ;;
         services) tree="requirements shared services" ;;
         machine)
             images="coffer/machine-agent=agent coffer/machine-tools=tools coffer/machine"
@@ -78,10 +84,18 @@ EOF
     done
 }
 
-if [ "${1:-}" = --one ]; then
-    build_one "$2"
-    exit
-fi
+case ${1:-} in
+    --one)
+        build_one "$2"
+        exit ;;
+    --engines)
+        for file in "$here"/*/versions; do
+            file=${file%/versions}
+            plan "${file##*/}"
+            for item in $images; do echo "${item%%=*}"; done
+        done
+        exit ;;
+esac
 if [ $# = 0 ]; then
     for file in "$here"/*/Dockerfile; do
         name=${file%/*}
