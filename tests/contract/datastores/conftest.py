@@ -10,13 +10,13 @@ import socket
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import aiodocker
-import asyncpg
 import pytest
 
 import coffer_datastores
@@ -30,11 +30,9 @@ from coffer_guest.store import Store
 from coffer_guest.volume import Volume
 from coffer_shared.commands import Prepare
 from coffer_shared.datastore import ContainerSpec, Datastore, Driver, Order, Session
+from contract.datastores.clients import CLIENTS, LISTEN, Client
 
-IMAGES = {"postgresql": "coffer/postgres"}
-BACKUP_IMAGES = {"postgresql": "coffer/postgres-backup"}
 DOCKER_SOCKET = "/var/run/docker.sock"
-LISTEN = "127.0.0.5"
 Run: TypeAlias = Callable[..., Any]
 
 
@@ -60,22 +58,19 @@ class Running:
 
     @property
     def backup_image(self) -> str:
-        return f"{BACKUP_IMAGES[self.spec.name]}:{self.spec.default_version}"
+        return f"{self.spec.backup_image}:{self.spec.default_version}"
 
     def session(self, database: str | None = None) -> AbstractAsyncContextManager[Session]:
         driver: Driver = self.driver
         return driver.session(self.order, database=database)
 
-    @asynccontextmanager
-    async def tenant(self, user: str, password: str, database: str) -> AsyncIterator[asyncpg.Connection]:
+    @property
+    def client(self) -> Client:
+        return CLIENTS[self.spec.name]
+
+    def tenant(self, user: str, password: str, database: str) -> AbstractAsyncContextManager[Any]:
         """Over TCP, as anybody would."""
-        connection = await asyncpg.connect(
-            host=LISTEN, port=self.order.port, user=user, password=password, database=database, ssl=False, timeout=5
-        )
-        try:
-            yield connection
-        finally:
-            connection.terminate()
+        return self.client.connect(self.order.port, user, password, database)
 
 
 @asynccontextmanager
@@ -90,7 +85,7 @@ async def machine_with(name: str, directory: Path, *, container: str, port: int)
             Prepare(
                 datastore=name,
                 version=spec.default_version,
-                image=f"{IMAGES[name]}:{spec.default_version}",
+                image=f"{spec.image}:{spec.default_version}",
                 port=port,
                 listen=[LISTEN],
                 memory_bytes=512 << 20,
@@ -149,10 +144,32 @@ async def remove(container: str) -> None:
         await containers.close()
 
 
+@pytest.fixture(scope="session")
+def running() -> Iterator[Callable[[str], Running]]:
+    """One of each datastore, from when it is first asked for."""
+    with ExitStack() as places:
+
+        @cache
+        def of(name: str) -> Running:
+            return asyncio.run(start(name, *places.enter_context(another())))
+
+        yield of
+
+
 @pytest.fixture(scope="session", params=sorted(coffer_datastores.specs()))
-def database(request: pytest.FixtureRequest) -> Iterator[Running]:
-    with another() as (directory, container, port):
-        yield asyncio.run(start(request.param, directory, container, port))
+def database(request: pytest.FixtureRequest, running: Callable[[str], Running]) -> Running:
+    """Of every datastore: what each of them must do."""
+    return running(request.param)
+
+
+@pytest.fixture
+def postgres(running: Callable[[str], Running]) -> Running:
+    return running("postgresql")
+
+
+@pytest.fixture
+def mariadb(running: Callable[[str], Running]) -> Running:
+    return running("mariadb")
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,8 +16,6 @@ from coffer_shared.messages import Failure
 
 pytestmark = pytest.mark.docker
 
-DENIED = (asyncpg.PostgresError,)
-ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 PASSWORD = "s3cret word"
 
 
@@ -33,7 +31,7 @@ async def can_connect(database: Any, user: str, password: str, name: str) -> boo
     try:
         async with database.tenant(user, password, name) as tenant:
             return bool(await tenant.fetchval("SELECT 1") == 1)
-    except DENIED:
+    except database.client.denied:
         return False
 
 
@@ -66,15 +64,52 @@ async def test_several_databases_are_made_all_or_none(database: Any, word: str) 
     await database.driver.create_databases(database, [Database(word + "1"), Database(word + "3")])
 
 
-async def test_a_cancelled_creation_leaves_nothing_and_can_be_repeated(database: Any, word: str) -> None:
-    wanted = [Database(f"{word}{n}") for n in range(20)]
-    for seconds in (0.02, 0.06, 0.15):
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await database.driver.create_databases(database, wanted)
-        assert not [name for name in await names(database) if name.startswith(word)]
+class CutOff:
+    """The engine, to a task that is cancelled when it has sent so many statements."""
+
+    def __init__(self, database: Any, statements: int) -> None:
+        self._database = database
+        self._left = statements
+
+    @asynccontextmanager
+    async def session(self, database: str | None = None) -> AsyncIterator[Any]:
+        async with self._database.session(database) as session:
+            whole = session.execute
+
+            async def execute(statement: str, *values: Any) -> None:
+                self._left -= 1
+                task = asyncio.current_task()
+                if not self._left and task is not None:
+                    task.cancel()
+                await whole(statement, *values)
+
+            session.execute = execute
+            yield session
+
+
+@pytest.mark.parametrize("statements", [1, 4, 11, 19])
+async def test_a_cancelled_creation_leaves_nothing_and_can_be_repeated(
+    database: Any, word: str, statements: int
+) -> None:
+    wanted = [Database(f"{word}{n}") for n in range(10)]
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(database.driver.create_databases(CutOff(database, statements), wanted))
+    assert not [name for name in await names(database) if name.startswith(word)]
     await database.driver.create_databases(database, wanted)
-    assert len([name for name in await names(database) if name.startswith(word)]) == 20
+    assert len([name for name in await names(database) if name.startswith(word)]) == 10
+
+
+@pytest.mark.parametrize("statements", [1, 2, 4, 7])
+async def test_users_are_made_whole_or_not_at_all(database: Any, word: str, statements: int) -> None:
+    await database.driver.create_databases(database, [Database(word)])
+    wanted = [NewUser(f"{word}{n}", PASSWORD, databases=(word,)) for n in range(3)]
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(database.driver.create_users(CutOff(database, statements), wanted))
+    found = {name: granted for name, granted in (await users(database)).items() if name.startswith(word)}
+    assert found in ({}, {user.name: (word,) for user in wanted})
+    missing = [user for user in wanted if user.name not in found]
+    await database.driver.create_users(database, missing)
+    assert all([await can_connect(database, user.name, PASSWORD, word) for user in wanted])
 
 
 async def test_a_database_named_twice_is_refused(database: Any, word: str) -> None:
@@ -99,9 +134,12 @@ async def test_a_database_in_use_is_dropped(database: Any, word: str) -> None:
     async with database.tenant(word, PASSWORD, word) as tenant:
         await tenant.execute("CREATE TABLE t (x int)")
         await database.driver.drop_database(database, word)
-        with pytest.raises(ENDED):
-            await tenant.fetchval("SELECT 1")
+        with pytest.raises(database.client.ended):
+            await tenant.fetchval("SELECT count(*) FROM t")
     assert (await users(database))[word] == ()
+    await database.driver.create_databases(database, [Database(word)])
+    assert (await users(database))[word] == ()
+    assert not await can_connect(database, word, PASSWORD, word)
 
 
 # --- users and grants ---
@@ -114,7 +152,7 @@ async def test_a_user_reaches_what_was_granted_and_nothing_else(database: Any, w
     assert (await users(database))[word] == (mine,)
     assert await can_connect(database, word, PASSWORD, mine)
     assert not await can_connect(database, word, "wrong", mine)
-    for name in (other, *sorted(database.spec.reserved_databases)):
+    for name in (other, *sorted(database.spec.reserved_databases - database.client.open_to_all)):
         assert not await can_connect(database, word, PASSWORD, name)
     await database.driver.grant(database, word, "%", [other])
     assert (await users(database))[word] == (mine, other)
@@ -133,9 +171,8 @@ async def test_users_of_one_database_share_all_that_is_in_it(database: Any, word
         await second.execute("INSERT INTO t VALUES (2)")
         await second.execute("ALTER TABLE t ADD COLUMN y int")
         assert await first.fetchval("SELECT count(*) FROM t") == 2
-        await second.execute("CREATE SCHEMA s")
-        await second.execute("CREATE TABLE s.t (x int)")
-        await first.execute("DROP TABLE s.t")
+        await second.execute("CREATE TABLE u (x int)")
+        await first.execute("DROP TABLE u")
     late = word + "3"
     await database.driver.create_users(database, [NewUser(late, PASSWORD, databases=(word,))])
     async with database.tenant(late, PASSWORD, word) as third:
@@ -152,7 +189,7 @@ async def test_revoking_ends_open_sessions_and_keeps_the_objects(database: Any, 
     async with database.tenant(word, PASSWORD, word) as tenant:
         await tenant.execute("CREATE TABLE t (x int)")
         await database.driver.revoke(database, word, "%", word)
-        with pytest.raises(ENDED):
+        with pytest.raises(database.client.ended):
             await tenant.fetchval("SELECT 1")
     assert not await can_connect(database, word, PASSWORD, word)
     assert (await users(database))[word] == ()
@@ -245,7 +282,7 @@ async def test_a_dropped_user_leaves_what_it_made_to_the_others(database: Any, w
     async with database.tenant(word, PASSWORD, word) as tenant:
         await tenant.execute("CREATE TABLE t (x int)")
         await database.driver.drop_user(database, word, "%")
-        with pytest.raises(ENDED):
+        with pytest.raises(database.client.ended):
             await tenant.fetchval("SELECT 1")
     assert word not in await users(database)
     assert not await can_connect(database, word, PASSWORD, word)
@@ -260,7 +297,7 @@ async def test_a_dropped_user_leaves_what_it_made_to_the_others(database: Any, w
 
 
 async def test_root_is_off_until_enabled_and_off_again_when_disabled(database: Any, word: str) -> None:
-    root, home = database.spec.root_user, "postgres"
+    root, home = database.spec.root_user, database.client.home
     assert not await database.driver.root_enabled(database)
     assert not await can_connect(database, root, "", home)
     await database.driver.enable_root(database, PASSWORD)
@@ -272,36 +309,12 @@ async def test_root_is_off_until_enabled_and_off_again_when_disabled(database: A
     async with database.tenant(root, "another", home) as tenant:
         await tenant.execute(f"CREATE DATABASE {word}")
         await database.driver.disable_root(database)
-        with pytest.raises(ENDED):
+        with pytest.raises(database.client.ended):
             await tenant.fetchval("SELECT 1")
     assert not await database.driver.root_enabled(database)
     assert not await can_connect(database, root, "another", home)
     await database.driver.disable_root(database)
     assert word in await names(database)
-
-
-async def test_what_root_made_can_be_granted_and_dropped(database: Any, word: str) -> None:
-    root = database.spec.root_user
-    await database.driver.enable_root(database, PASSWORD)
-    async with database.tenant(root, PASSWORD, "postgres") as tenant:
-        await tenant.execute(f"CREATE DATABASE {word}")
-        await tenant.execute(f"CREATE ROLE {word} LOGIN")
-        await tenant.execute(f"CREATE DATABASE {word}own OWNER {word}")
-    await database.driver.disable_root(database)
-    assert (await users(database))[word] == (word + "own",)
-    await database.driver.set_passwords(database, [NewUser(word, PASSWORD)])
-    await database.driver.create_users(database, [NewUser(word + "u", PASSWORD)])
-    await database.driver.grant(database, word + "u", "%", [word, word + "own"])
-    assert await can_connect(database, word + "u", PASSWORD, word)
-    assert (await users(database))[word] == (word + "own",)
-    for user in (word, word + "u"):
-        async with database.tenant(user, PASSWORD, word + "own") as tenant:
-            await tenant.execute("CREATE TABLE IF NOT EXISTS t (x int)")
-            await tenant.execute("INSERT INTO t VALUES (1)")
-    for user in (word, word + "u"):
-        await database.driver.drop_user(database, user, "%")
-    for name in (word, word + "own"):
-        await database.driver.drop_database(database, name)
 
 
 # --- hostile names and passwords ---
@@ -310,7 +323,9 @@ printable = st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/
 hostile = st.one_of(
     st.text(printable, min_size=1, max_size=20),
     st.text(st.sampled_from("\"'`;-$%()%s{} \u00e9\u4e2d"), min_size=1, max_size=12),
-    st.sampled_from(['a"; DROP ROLE postgres; --', "x'--", '""', "%I", "$1", "E'\\''", "ж" * 31, "public", "user"]),
+    st.sampled_from(
+        ['a"; DROP ROLE postgres; --', "x'--", '""', "''", "%I", "$1", "E'\\''", "ж" * 31, "public", "user"]
+    ),
 )
 bounded = settings(
     max_examples=20,
@@ -351,7 +366,7 @@ async def shared(database: Any, word: str) -> str:
     return word
 
 
-# This client sends the name within SCRAM, where it fails to escape these two; see test_postgresql for them.
+# PostgreSQL's client sends the name within SCRAM, where it fails to escape these two; see test_postgresql for them.
 loginable = hostile.filter(lambda name: not set(name) & set(",="))
 
 
@@ -371,7 +386,7 @@ def test_any_accepted_user_can_log_in_with_any_password(database: Any, shared: s
     asyncio.run(body())
 
 
-@pytest.mark.parametrize("name", ["", "a\x00b", "x" * 64, "ж" * 32, "pg_x", "coffer_x", "tab\t", "\ud800", " a", "a/b"])
+@pytest.mark.parametrize("name", ["", "a\x00b", "x" * 500, "coffer_x", "tab\t", "\ud800", " a", "a ", "a/b"])
 async def test_impossible_names_are_refused_before_anything_happens(database: Any, name: str) -> None:
     with pytest.raises(EngineError) as failure:
         await database.driver.create_users(database, [NewUser(name, PASSWORD)])

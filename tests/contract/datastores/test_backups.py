@@ -113,8 +113,11 @@ async def test_part_of_a_backup_is_not_taken_for_a_database(
     shutil.rmtree(target)
 
 
-async def test_without_the_engine_the_source_says_so(database: Running, tool: BackupTool, in_container: Run) -> None:
-    nobody = replace(database.order, port=1)
+async def test_without_the_engine_the_source_says_so(
+    database: Running, tool: BackupTool, in_container: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    nobody = replace(database.order, port=1, run=str(tmp_path / "run"))
     reads = database.driver.backup_container(nobody, database.backup_image)
     code, words = await in_container(reads, f"{source(tool)} > /dev/null")
     assert code != 0

@@ -15,10 +15,7 @@ from coffer_shared.messages import Failure
 pytestmark = pytest.mark.docker
 
 
-@pytest.fixture
-def postgres(database: Any) -> Any:
-    assert database.spec.name == "postgresql"
-    return database
+PASSWORD = "s3cret word"
 
 
 async def test_nobody_is_trusted_and_the_superuser_has_no_password(postgres: Any) -> None:
@@ -203,3 +200,52 @@ async def test_a_user_cannot_give_itself_more(postgres: Any, word: str) -> None:
                 await tenant.execute(role)
                 with pytest.raises(asyncpg.PostgresError):
                     await tenant.execute(statement)
+
+# --- accounts ---
+
+
+async def users(postgres: Any) -> dict[str, tuple[str, ...]]:
+    return {user.name: user.databases for user in await postgres.driver.list_users(postgres)}
+
+
+async def test_users_of_one_database_share_its_schemas(postgres: Any, word: str) -> None:
+    await postgres.driver.create_databases(postgres, [Database(word)])
+    one, two = word + "1", word + "2"
+    for name in (one, two):
+        await postgres.driver.create_users(postgres, [NewUser(name, PASSWORD, databases=(word,))])
+    async with postgres.tenant(one, PASSWORD, word) as first, postgres.tenant(two, PASSWORD, word) as second:
+        await second.execute("CREATE SCHEMA s")
+        await second.execute("CREATE TABLE s.t (x int)")
+        await first.execute("DROP TABLE s.t")
+
+
+@pytest.mark.parametrize("name", ["pg_x", "x" * 64, "ж" * 32])
+async def test_names_that_the_server_would_take_otherwise_are_refused(postgres: Any, name: str) -> None:
+    with pytest.raises(EngineError) as failure:
+        await postgres.driver.create_users(postgres, [NewUser(name, PASSWORD)])
+    assert failure.value.code == Failure.INVALID
+
+
+async def test_what_root_made_can_be_granted_and_dropped(postgres: Any, word: str) -> None:
+    root = postgres.spec.root_user
+    await postgres.driver.enable_root(postgres, PASSWORD)
+    async with postgres.tenant(root, PASSWORD, "postgres") as tenant:
+        await tenant.execute(f"CREATE DATABASE {word}")
+        await tenant.execute(f"CREATE ROLE {word} LOGIN")
+        await tenant.execute(f"CREATE DATABASE {word}own OWNER {word}")
+    await postgres.driver.disable_root(postgres)
+    assert (await users(postgres))[word] == (word + "own",)
+    await postgres.driver.set_passwords(postgres, [NewUser(word, PASSWORD)])
+    await postgres.driver.create_users(postgres, [NewUser(word + "u", PASSWORD)])
+    await postgres.driver.grant(postgres, word + "u", "%", [word, word + "own"])
+    async with postgres.tenant(word + "u", PASSWORD, word) as tenant:
+        assert await tenant.fetchval("SELECT 1") == 1
+    assert (await users(postgres))[word] == (word + "own",)
+    for user in (word, word + "u"):
+        async with postgres.tenant(user, PASSWORD, word + "own") as tenant:
+            await tenant.execute("CREATE TABLE IF NOT EXISTS t (x int)")
+            await tenant.execute("INSERT INTO t VALUES (1)")
+    for user in (word, word + "u"):
+        await postgres.driver.drop_user(postgres, user, "%")
+    for name in (word, word + "own"):
+        await postgres.driver.drop_database(postgres, name)

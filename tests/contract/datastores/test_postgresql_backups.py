@@ -24,11 +24,10 @@ READ = "pg_basebackup -D - -Ft -X fetch -c fast --no-password > /dev/null"
 
 
 @pytest.fixture
-async def postgres(database: Any) -> AsyncIterator[Any]:
-    assert database.spec.name == "postgresql"
-    yield database
+async def postgres(postgres: Any) -> AsyncIterator[Any]:
+    yield postgres
     for backup in (BACKUP, STALE):
-        await database.driver.after_backup(database, backup)
+        await postgres.driver.after_backup(postgres, backup)
 
 
 async def slots(postgres: Any) -> dict[str, bool]:

@@ -15,10 +15,9 @@ ALL = "SELECT slot_name FROM pg_replication_slots ORDER BY 1"
 
 
 @pytest.fixture
-async def postgres(database: Any) -> AsyncIterator[Any]:
-    assert database.spec.name == "postgresql"
-    yield database
-    async with database.session() as session:
+async def postgres(postgres: Any) -> AsyncIterator[Any]:
+    yield postgres
+    async with postgres.session() as session:
         await session.fetch("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
 
 

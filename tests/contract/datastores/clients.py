@@ -1,0 +1,136 @@
+"""A tenant's way to a database of each kind: over TCP with a password, by that engine's own client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import aiomysql
+import asyncpg
+import pymysql
+
+from coffer_shared.datastore import Engine
+
+LISTEN = "127.0.0.5"
+
+
+class Tenant(Protocol):
+    """One session."""
+
+    async def execute(self, statement: str) -> Any: ...
+
+    async def fetchval(self, statement: str) -> Any: ...
+
+
+class Client(Protocol):
+    @property
+    def home(self) -> str:
+        """A database that root can always go into."""
+        ...
+
+    @property
+    def open_to_all(self) -> frozenset[str]:
+        """Databases of the server's own that everybody may look into, and sees there what is his."""
+        ...
+
+    @property
+    def denied(self) -> tuple[type[Exception], ...]:
+        """What the engine's refusals are."""
+        ...
+
+    @property
+    def ended(self) -> tuple[type[Exception], ...]:
+        """What a session may give whose connection, right or database has gone."""
+        ...
+
+    @property
+    def owned(self) -> tuple[str, ...]:
+        """Settings that a tenant must not choose, among others."""
+        ...
+
+    def connect(self, port: int, user: str, password: str, database: str) -> AbstractAsyncContextManager[Tenant]: ...
+
+    async def settings(self, engine: Engine) -> Mapping[str, str]:
+        """All that the server has, by name in lower case."""
+        ...
+
+
+@dataclass(frozen=True)
+class Postgres:
+    home: str = "postgres"
+    open_to_all: frozenset[str] = frozenset()
+    denied: tuple[type[Exception], ...] = (asyncpg.PostgresError,)
+    ended: tuple[type[Exception], ...] = (
+        asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError,
+    )
+    owned: tuple[str, ...] = (
+        "data_directory", "hba_file", "listen_addresses", "port", "ssl", "archive_command", "restore_command",
+        "shared_preload_libraries", "allow_alter_system", "unix_socket_directories", "max_replication_slots",
+        "wal_level", "fsync", "search_path", "log_destination", "zero_damaged_pages",
+    )
+
+    @asynccontextmanager
+    async def connect(self, port: int, user: str, password: str, database: str) -> AsyncIterator[Tenant]:
+        connection = await asyncpg.connect(
+            host=LISTEN, port=port, user=user, password=password, database=database, ssl=False, timeout=5
+        )
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+
+    async def settings(self, engine: Engine) -> Mapping[str, str]:
+        async with engine.session() as session:
+            rows = await session.fetch("SELECT name, current_setting(name) AS value FROM pg_settings")
+        return {row["name"].lower(): row["value"] for row in rows}
+
+
+class MySQLTenant:
+    def __init__(self, connection: aiomysql.Connection) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: str) -> None:
+        await self.fetchval(statement)
+
+    async def fetchval(self, statement: str) -> Any:
+        async with self._connection.cursor() as cursor:
+            await cursor.execute(statement)
+            row = await cursor.fetchone()
+            return row and row[0]
+
+
+@dataclass(frozen=True)
+class MySQL:
+    home: str = "mysql"
+    open_to_all: frozenset[str] = frozenset({"information_schema", "performance_schema"})
+    denied: tuple[type[Exception], ...] = (pymysql.MySQLError,)
+    ended: tuple[type[Exception], ...] = (pymysql.MySQLError, OSError, RuntimeError)
+    owned: tuple[str, ...] = (
+        "datadir", "tmpdir", "bind_address", "port", "socket", "init_file", "init_connect", "secure_file_priv",
+        "skip_name_resolve", "plugin_dir", "log_error", "general_log_file", "read_only", "server_id", "log_bin",
+        "innodb_force_recovery", "innodb_doublewrite", "innodb_flush_method", "lower_case_table_names", "ssl_key",
+    )
+
+    @asynccontextmanager
+    async def connect(self, port: int, user: str, password: str, database: str) -> AsyncIterator[Tenant]:
+        # this client would send what Latin-1 makes of the password; all others send the bytes that were typed
+        password = password.encode().decode("latin-1")
+        connection = await aiomysql.connect(
+            host=LISTEN, port=port, user=user, password=password, db=database, autocommit=True, connect_timeout=5,
+            charset="utf8mb4",
+            init_command="SET SESSION max_error_count = 0",  # the client makes Python's warnings of the server's
+        )
+        try:
+            yield MySQLTenant(connection)
+        finally:
+            connection.close()
+
+    async def settings(self, engine: Engine) -> Mapping[str, str]:
+        async with engine.session() as session:
+            rows = await session.fetch("SHOW GLOBAL VARIABLES")
+        return {row["Variable_name"]: row["Value"] for row in rows}
+
+
+CLIENTS: Mapping[str, Client] = {"mariadb": MySQL(), "postgresql": Postgres()}
