@@ -30,8 +30,9 @@ from coffer_guest.store import Store
 from coffer_guest.volume import Volume
 from coffer_shared.commands import Prepare
 from coffer_shared.datastore import ContainerSpec, Datastore, Driver, Order, Session
-from contract.datastores.clients import CLIENTS, LISTEN, Client
+from support.engines import CLIENTS, Client
 
+LISTEN = "127.0.0.5"
 DOCKER_SOCKET = "/var/run/docker.sock"
 Run: TypeAlias = Callable[..., Any]
 
@@ -70,7 +71,7 @@ class Running:
 
     def tenant(self, user: str, password: str, database: str) -> AbstractAsyncContextManager[Any]:
         """Over TCP, as anybody would."""
-        return self.client.connect(self.order.port, user, password, database)
+        return self.client.connect(LISTEN, self.order.port, user, password, database)
 
 
 @asynccontextmanager

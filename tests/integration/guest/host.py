@@ -11,11 +11,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-
+import coffer_datastores
 from coffer_guest.clock import Clock
 from coffer_guest.commands import COMMANDS
 from coffer_guest.containers import Containers
@@ -29,10 +29,10 @@ from coffer_guest.volume import Volume
 from coffer_guest.work import Work
 from coffer_shared.backups import Grant
 from coffer_shared.messages import Accepted, Finished, Start, decode_event
+from support.engines import CLIENTS, Tenant
 
 SOCKET = "/var/run/docker.sock"
 LISTEN = "127.0.0.6"
-ENGINE = "coffer/postgres:17"
 PASSWORD = "s3cret word"
 USERS = [{"name": "ann", "password": PASSWORD, "databases": ["shop"]}]
 
@@ -61,7 +61,9 @@ class Host:
 
     volume: type[Volume] = NoVolume
 
-    def __init__(self) -> None:
+    def __init__(self, datastore: str = "postgresql") -> None:
+        self.spec = coffer_datastores.specs()[datastore]
+        self.client = CLIENTS[datastore]
         self.directory = Path(tempfile.mkdtemp(prefix="coffer-"))
         self.directory.chmod(0o755)
         self.container = f"coffer-test-{secrets.token_hex(4)}"
@@ -111,9 +113,9 @@ class Host:
 
     def order(self, **more: Any) -> dict[str, Any]:
         return {
-            "datastore": "postgresql",
-            "version": "17",
-            "image": ENGINE,
+            "datastore": self.spec.name,
+            "version": self.spec.default_version,
+            "image": f"{self.spec.image}:{self.spec.default_version}",
             "port": self.port,
             "listen": [LISTEN],
             "memory_bytes": 512 << 20,
@@ -141,14 +143,16 @@ class Host:
         (found,) = (event for event in (decode_event(row[0]) for row in rows) if isinstance(event, Finished))
         return found
 
+    @property
+    def backup_image(self) -> str:
+        return f"{self.spec.backup_image}:{self.spec.default_version}"
+
+    def tenant(self) -> AbstractAsyncContextManager[Tenant]:
+        return self.client.connect(LISTEN, self.port, "ann", PASSWORD, "shop")
+
     async def value(self, statement: str) -> Any:
-        connection = await asyncpg.connect(
-            host=LISTEN, port=self.port, user="ann", password=PASSWORD, database="shop", ssl=False, timeout=5
-        )
-        try:
-            return await connection.fetchval(statement)
-        finally:
-            connection.terminate()
+        async with self.tenant() as tenant:
+            return await tenant.fetchval(statement)
 
     async def is_clean(self) -> None:
         """No trace of a backup or a restore."""
@@ -163,6 +167,6 @@ class Host:
     async def operations(self) -> list[str]:
         return [row[0] for row in await self.store.read(lambda db: db.execute("SELECT op FROM command").fetchall())]
 
-    async def slots(self) -> list[str]:
-        async with self.machine.session() as session:
-            return [row["slot_name"] for row in await session.fetch("SELECT slot_name FROM pg_replication_slots")]
+    async def held(self) -> list[Any]:
+        """What the engine holds for a backup."""
+        return await self.client.held(self.machine)

@@ -254,7 +254,7 @@ async def test_a_copy_made_under_a_writer_is_adopted_with_all_that_was_committed
     found = await other.value("SELECT ARRAY[count(*), min(n), max(n)] FROM log")
     assert found[1:] == [1, found[0]], "rows without a gap"
     assert copying.acknowledged <= found[0] <= copying.acknowledged + 1
-    assert await other.slots() == ["theirs"]
+    assert await other.held() == ["theirs"]
     assert not (other.data / "restoring").exists()
     assert (await other.machine.volume.facts()).total_bytes > total + GIB // 2
     check_all(other)

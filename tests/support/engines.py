@@ -1,4 +1,4 @@
-"""A tenant's way to a database of each kind: over TCP with a password, by that engine's own client."""
+"""Each kind of database as its tenants reach it, over TCP with a password, and what tests must know of it beside."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import asyncpg
 import pymysql
 
 from coffer_shared.datastore import Engine
-
-LISTEN = "127.0.0.5"
 
 
 class Tenant(Protocol):
@@ -50,10 +48,20 @@ class Client(Protocol):
         """Settings that a tenant must not choose, among others."""
         ...
 
-    def connect(self, port: int, user: str, password: str, database: str) -> AbstractAsyncContextManager[Tenant]: ...
+    def connect(
+        self, host: str, port: int, user: str, password: str, database: str
+    ) -> AbstractAsyncContextManager[Tenant]: ...
 
     async def settings(self, engine: Engine) -> Mapping[str, str]:
         """All that the server has, by name in lower case."""
+        ...
+
+    async def held(self, engine: Engine) -> list[Any]:
+        """What the server holds for a backup that runs."""
+        ...
+
+    def numbers(self, most: int) -> str:
+        """A query for the numbers from 1, as `n`."""
         ...
 
 
@@ -72,9 +80,9 @@ class Postgres:
     )
 
     @asynccontextmanager
-    async def connect(self, port: int, user: str, password: str, database: str) -> AsyncIterator[Tenant]:
+    async def connect(self, host: str, port: int, user: str, password: str, database: str) -> AsyncIterator[Tenant]:
         connection = await asyncpg.connect(
-            host=LISTEN, port=port, user=user, password=password, database=database, ssl=False, timeout=5
+            host=host, port=port, user=user, password=password, database=database, ssl=False, timeout=5
         )
         try:
             yield connection
@@ -85,6 +93,13 @@ class Postgres:
         async with engine.session() as session:
             rows = await session.fetch("SELECT name, current_setting(name) AS value FROM pg_settings")
         return {row["name"].lower(): row["value"] for row in rows}
+
+    async def held(self, engine: Engine) -> list[Any]:
+        async with engine.session() as session:
+            return [row["slot_name"] for row in await session.fetch("SELECT slot_name FROM pg_replication_slots")]
+
+    def numbers(self, most: int) -> str:
+        return f"SELECT n FROM generate_series(1, {most}) n"
 
 
 class MySQLTenant:
@@ -114,11 +129,11 @@ class MySQL:
     )
 
     @asynccontextmanager
-    async def connect(self, port: int, user: str, password: str, database: str) -> AsyncIterator[Tenant]:
+    async def connect(self, host: str, port: int, user: str, password: str, database: str) -> AsyncIterator[Tenant]:
         # this client would send what Latin-1 makes of the password; all others send the bytes that were typed
         password = password.encode().decode("latin-1")
         connection = await aiomysql.connect(
-            host=LISTEN, port=port, user=user, password=password, db=database, autocommit=True, connect_timeout=5,
+            host=host, port=port, user=user, password=password, db=database, autocommit=True, connect_timeout=5,
             charset="utf8mb4",
             init_command="SET SESSION max_error_count = 0",  # the client makes Python's warnings of the server's
         )
@@ -131,6 +146,14 @@ class MySQL:
         async with engine.session() as session:
             rows = await session.fetch("SHOW GLOBAL VARIABLES")
         return {row["Variable_name"]: row["Value"] for row in rows}
+
+    async def held(self, engine: Engine) -> list[Any]:
+        async with engine.session() as session:
+            rows = await session.fetch("SELECT USER AS user, ID AS id FROM information_schema.PROCESSLIST")
+        return [row["id"] for row in rows if row["user"] == "coffer_backup"]
+
+    def numbers(self, most: int) -> str:
+        return f"SELECT seq AS n FROM seq_1_to_{most}"
 
 
 CLIENTS: Mapping[str, Client] = {"mariadb": MySQL(), "postgresql": Postgres()}
