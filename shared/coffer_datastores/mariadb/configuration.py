@@ -59,6 +59,8 @@ def _settings(order: Order, inside: str) -> dict[str, str]:
         "init_file": f"{inside}/accounts.sql",
         # neither root nor a user it made reads or writes files of the server's
         "secure_file_priv": NOWHERE,
+        # a table is where all others are, or a backup would look for it in vain
+        "symbolic_links": False,
         "default_time_zone": told.pop("time_zone"),
     }
     return {name: _written(value) for name, value in (own | told).items()}

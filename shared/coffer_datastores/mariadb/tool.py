@@ -19,7 +19,7 @@ _STATED = re.compile(
     r"(?:\[\d+\] )?\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?!.*\b(?:error|failed|cannot|can't|unable)\b)",
     re.IGNORECASE,
 )
-_LOG = re.compile(r"Redo log \(from LSN (\d+) to (\d+)\) was copied")
+_LOG = re.compile(r"\[00\] \S+ \S+ Redo log \(from LSN (\d+) to (\d+)\) was copied")
 
 
 class MariaTool:
@@ -33,7 +33,7 @@ class MariaTool:
         )
 
     def hear(self, line: str) -> Heard | None:
-        if found := _LOG.search(line):
+        if found := _LOG.match(line):
             return Heard(position=(("start_lsn", found[1]), ("end_lsn", found[2])))
         return Heard() if _STATED.match(line) else None
 

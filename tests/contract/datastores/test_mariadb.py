@@ -106,6 +106,9 @@ async def test_root_is_a_superuser_but_reads_and_writes_no_files(mariadb: Any, w
             assert await root.fetchval("SELECT LOAD_FILE('/etc/passwd')") is None
             with pytest.raises(pymysql.MySQLError):
                 await root.execute("SELECT 1 INTO OUTFILE '/var/lib/mysql/x'")
+            assert await root.fetchval("SELECT @@have_symlink") == "DISABLED"
+            await root.execute(f"CREATE TABLE {word}.t (x int) ENGINE = InnoDB DATA DIRECTORY = '/tmp'")
+            assert (Path(mariadb.order.data) / "data" / word / "t.ibd").exists(), "it is where all tables are"
             with pytest.raises(pymysql.MySQLError):
                 await root.execute("INSTALL SONAME '../../../../var/lib/mysql/x'")
         assert await users(mariadb, word) == {(word, "%"): (word,)}

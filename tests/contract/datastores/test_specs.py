@@ -70,6 +70,15 @@ def test_the_container_is_a_pure_value_without_secrets_and_writes_only_where_it_
     assert not [key for key in spec.environment if key.upper().endswith("PASSWORD")]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_its_images_are_among_those_that_are_built(name: str) -> None:
+    spec = coffer_datastores.specs()[name]
+    script = Path(__file__).parents[3] / "deploy/images/build.sh"
+    built = subprocess.run([str(script), "--engines"], capture_output=True, text=True, check=True).stdout.split()
+    wanted = {f"{image}:{version}" for version in spec.versions for image in (spec.image, spec.backup_image) if image}
+    assert wanted <= set(built)
+
+
 def able(feature: Feature) -> list[str]:
     return [name for name in NAMES if feature in coffer_datastores.specs()[name].features]
 
@@ -98,7 +107,7 @@ def test_the_tool_of_the_container_is_beside_the_driver_and_needs_nothing_of_it(
     module = f"coffer_datastores.{name}.tool"
     code = (
         f"import sys, {module}; print([m for m in sys.modules if m.endswith('.driver') or "
-        "m.split('.')[0] in ('asyncpg', 'aiodocker', 'nats')])"
+        "m.split('.')[0] in ('asyncpg', 'aiomysql', 'aiodocker', 'nats')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -107,7 +116,7 @@ def test_the_tool_of_the_container_is_beside_the_driver_and_needs_nothing_of_it(
 def test_reading_the_specs_imports_no_driver_and_no_client() -> None:
     code = (
         "import sys, coffer_datastores; coffer_datastores.specs(); "
-        "clients = ('asyncpg', 'aiodocker', 'nats'); "
+        "clients = ('asyncpg', 'aiomysql', 'aiodocker', 'nats'); "
         "print([m for m in sys.modules if m.endswith('.driver') or m.split('.')[0] in clients])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
