@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import coffer_datastores
 from coffer_manage import database, foundation, main
 
 if TYPE_CHECKING:
     from support.postgres import Server
 
 Run = Callable[[str], str]
+EVERY = coffer_datastores.specs()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.import_plugin("support.postgres")
+
+
+@pytest.fixture(autouse=True)
+def one_datastore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release of the one that these tests name, however many there are."""
+    monkeypatch.setattr(coffer_datastores, "specs", lambda: {"postgresql": EVERY["postgresql"]})
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from integration.manage.conftest import Run
+import coffer_datastores
+from integration.manage.conftest import EVERY, Run
 
 if TYPE_CHECKING:
     from support.postgres import Server
@@ -28,6 +29,17 @@ def table(text: str) -> list[dict[str, str]]:
 def record(run: Run, monkeypatch: pytest.MonkeyPatch, *pairs: str) -> str:
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(pairs) + "\n"))
     return run("register")
+
+
+def test_a_release_offers_every_datastore(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(coffer_datastores, "specs", lambda: EVERY)
+    run("migrate")
+    offered = {(row["DATASTORE"], row["NUMBER"]): row for row in table(run("version list"))}
+    assert offered.keys() == {(name, version) for name, spec in EVERY.items() for version in spec.versions}
+    for name, spec in EVERY.items():
+        row = offered[name, spec.default_version]
+        assert (row["IMAGE"], row["DEFAULT"]) == (f"{spec.image}:{spec.default_version}", "yes")
+        assert run(f"parameters list {name} {spec.default_version}").count("\n") > 100
 
 
 def test_a_release_offers_what_its_datastores_say(run: Run, migrated: None, monkeypatch: pytest.MonkeyPatch):
