@@ -110,7 +110,7 @@ async def start(name: str, directory: Path, container: str, port: int) -> Runnin
     async with machine_with(name, directory, container=container, port=port) as machine:
         make_data_directory(machine.order, machine.spec)
         async with asyncio.timeout(60):
-            await machine.start_engine(_ignore)
+            await machine.start_engine(ignore)
             await machine.wait_healthy()
         async with machine.session() as session:
             await machine.driver.after_first_start(session)
@@ -133,7 +133,7 @@ def another() -> Iterator[tuple[Path, str, int]]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def _ignore(percent: int, text: str) -> None:
+async def ignore(percent: int, text: str) -> None:
     pass
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 
 from coffer_guest.containers import Containers
 from coffer_guest.health import Monitor
+from coffer_guest.machine import make_data_directory
 from coffer_shared.datastore import EngineError
 from coffer_shared.messages import Engine, Failure
+from contract.datastores.conftest import ignore, machine_with
 
 pytestmark = pytest.mark.docker
 
@@ -59,6 +62,27 @@ async def test_health_tells_the_version_and_metrics(database: Any) -> None:
     assert health.version.startswith(database.spec.default_version)
     assert all(isinstance(value, float) for value in health.metrics.values())
     assert len(health.metrics) >= 5
+
+
+async def test_while_its_first_start_goes_on_it_is_not_healthy(
+    database: Any, elsewhere: tuple[Path, str, int]
+) -> None:
+    """Images start a server for themselves first, which answers on the socket as well."""
+    directory, container, port = elsewhere
+    name, ok = database.spec.name, False
+    async with machine_with(name, directory, container=container, port=port) as machine, asyncio.timeout(60):
+        make_data_directory(machine.order, machine.spec)
+        await machine.start_engine(ignore)
+        while not ok:
+            with suppress(EngineError):
+                async with machine.session() as session:
+                    ok = (await machine.driver.health(session)).ok
+            await asyncio.sleep(0.01)
+        for address in machine.order.listen:
+            _, writer = await asyncio.open_connection(address, port)
+            writer.close()
+        logs = subprocess.run(["docker", "logs", container], capture_output=True, text=True, check=True)
+    assert "ready; starting the server" in logs.stdout
 
 
 async def test_after_first_start_may_be_repeated(database: Any) -> None:
