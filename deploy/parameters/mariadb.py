@@ -23,7 +23,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "shared" / "coffer_datastores" / 
 
 OFFERED = {
     "connections and their limits": (
-        "max_connections max_user_connections max_connect_errors max_password_errors max_allowed_packet "
+        "max_connections max_connect_errors max_password_errors max_allowed_packet "
         "net_buffer_length net_read_timeout net_write_timeout net_retry_count connect_timeout wait_timeout "
         "interactive_timeout idle_transaction_timeout idle_readonly_transaction_timeout "
         "idle_write_transaction_timeout max_statement_time max_prepared_stmt_count thread_cache_size "

@@ -54,8 +54,11 @@ _INVALID = {
     1064,  # syntax
     1102,  # not a name for a database
     1115,  # unknown character set
+    1231,  # a variable does not take that value
+    1232,  # a variable does not take values of that type
     1253,  # a collation of another character set
     1273,  # unknown collation
+    1298,  # unknown time zone
     1300,  # not a string of that character set
     1366,  # not a value for that column
     1372,  # not a password's hash

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from coffer_datastores.mariadb import template
 from coffer_datastores.mariadb.spec import DATA, SOCKETS, VOLUME
 from coffer_datastores.mysql_session import AGENT, BACKUP_USER, SOCKET_NAME
-from coffer_shared.datastore import File, Order, Setting
+from coffer_shared.datastore import EngineError, File, Order, Setting
+from coffer_shared.messages import Failure
 
+CONFIG = "/etc/mysql/conf.d"
+"""Where the container sees `order.config`."""
 NOWHERE = "/docker-entrypoint-initdb.d"
 """A directory of every image of this engine, empty and on its read-only root."""
 _BACKUP_RIGHTS = "RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, REPLICA MONITOR, CONNECTION ADMIN"
+_OPTIONS = {"time_zone": "default_time_zone"}
+"""Variables that have another name in a file."""
 _UNLIMITED = (
     "REQUIRE NONE WITH MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0 MAX_CONNECTIONS_PER_HOUR 0 "
     "MAX_USER_CONNECTIONS 0 MAX_STATEMENT_TIME 0 PASSWORD EXPIRE NEVER ACCOUNT UNLOCK"
@@ -34,21 +41,24 @@ OF_BACKUPS = (
 )
 
 
-def files(order: Order, inside: str) -> tuple[File, ...]:
-    """`inside` is where the container sees `order.config`."""
-    settings = "".join(f"{name} = {value}\n" for name, value in _settings(order, inside).items())
+def files(order: Order) -> tuple[File, ...]:
+    lines = "".join(f"{_OPTIONS.get(name, name)} = {written(value)}\n" for name, value in settings(order).items())
     # The server runs these at every start, before anybody comes in, and stops at the first that fails: whatever a
     # tenant with root did to Coffer's accounts, a restart makes them what they should be.
     accounts = "".join(f"{statement};\n" for statement in (*OF_THE_AGENT, *OF_BACKUPS))
     return (
-        File(f"{order.config}/coffer.cnf", f"[mariadbd]\n{settings}"),
+        File(f"{order.config}/coffer.cnf", f"[mariadbd]\n{lines}"),
         File(f"{order.config}/accounts.sql", accounts),
     )
 
 
-def _settings(order: Order, inside: str) -> dict[str, str]:
-    told = template.defaults(order.sizes)
-    own: dict[str, Setting] = {
+def settings(order: Order) -> dict[str, Setting]:
+    """By the names of the server's variables."""
+    return {**template.defaults(order.sizes), **order.settings, **own_settings(order)}
+
+
+def own_settings(order: Order) -> dict[str, Setting]:
+    return {
         "datadir": DATA,
         # beside the data: the container's /tmp is memory
         "tmpdir": VOLUME,
@@ -56,17 +66,21 @@ def _settings(order: Order, inside: str) -> dict[str, str]:
         "pid_file": f"{SOCKETS}/mariadbd.pid",
         "bind_address": ",".join(("127.0.0.1", *order.listen)),
         "port": order.port,
-        "init_file": f"{inside}/accounts.sql",
+        "init_file": f"{CONFIG}/accounts.sql",
         # neither root nor a user it made reads or writes files of the server's
         "secure_file_priv": NOWHERE,
         # a table is where all others are, or a backup would look for it in vain
         "symbolic_links": False,
-        "default_time_zone": told.pop("time_zone"),
     }
-    return {name: _written(value) for name, value in (own | told).items()}
 
 
-def _written(value: Setting) -> str:
+def written(value: Setting) -> str:
+    """As it stands in a file."""
     if isinstance(value, bool):
         return "ON" if value else "OFF"
-    return str(value)
+    text = str(value)
+    if not text.isprintable():
+        raise EngineError(Failure.INVALID, "a setting has characters that cannot be printed")
+    if re.fullmatch(r"[\w.,:/+-]+", text, re.ASCII):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

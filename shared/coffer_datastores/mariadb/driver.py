@@ -1,5 +1,5 @@
 """MariaDB's driver: its container and its health; by way of `mysql_accounts` its users and databases, and of `backup`
-what the agent does for one."""
+and `reloading` what the agent does for those."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import cast
 
 from coffer_datastores.mariadb.accounts import MariaDialect
 from coffer_datastores.mariadb.backup import Backups
-from coffer_datastores.mariadb.configuration import files
+from coffer_datastores.mariadb.configuration import CONFIG, files
+from coffer_datastores.mariadb.reloading import Configurations
 from coffer_datastores.mariadb.spec import DATASTORE, SOCKETS, UID, VOLUME
 from coffer_datastores.mysql_accounts import Accounts
 from coffer_datastores.mysql_session import AGENT, BACKUP_USER, MySQLSession, connect, greets, literal
 from coffer_shared.datastore import ContainerSpec, Health, Order, Session
 
-_CONFIG = "/etc/mysql/conf.d"
 _SIZES_EVERY = 60.0
 _SETTINGS = {"max_statement_time": "0", "idle_transaction_timeout": "0", "tx_read_only": "0"}
 
@@ -37,7 +37,7 @@ _NOT_OURS = (
 )
 
 
-class MariaDriver(Accounts, Backups):
+class MariaDriver(Accounts, Backups, Configurations):
     def __init__(self) -> None:
         super().__init__(MariaDialect())
 
@@ -55,13 +55,13 @@ class MariaDriver(Accounts, Backups):
                 "MARIADB_ROOT_PASSWORD_FILE": "/proc/sys/kernel/random/uuid",
                 "MARIADB_ROOT_HOST": "localhost",
             },
-            binds=((order.data, VOLUME, "rw"), (order.run, SOCKETS, "rw"), (order.config, _CONFIG, "ro")),
+            binds=((order.data, VOLUME, "rw"), (order.run, SOCKETS, "rw"), (order.config, CONFIG, "ro")),
             tmpfs=("/tmp",),  # noqa: S108 - the container's own
             uid=UID,
             gid=UID,
             stop_signal="SIGTERM",
             stop_seconds=60,
-            files=files(order, _CONFIG),
+            files=files(order),
         )
 
     def session(self, order: Order, *, database: str | None = None) -> AbstractAsyncContextManager[Session]:

@@ -42,6 +42,18 @@ class Material:
 
 
 MATERIAL = {
+    "mariadb": Material(
+        ask="SELECT @@GLOBAL.{} AS value",
+        live=("sort_buffer_size", 4194304, "4194304"),
+        static=("ft_min_word_len", 5, "5"),
+        default={"sort_buffer_size": "2097152", "ft_min_word_len": "4"},
+        refused=(
+            ("sql_mode", "NO_SUCH_MODE", "NO_SUCH_MODE"),
+            ("time_zone", "Nowhere/None", "Nowhere/None"),
+            ("collation_server", "tlh_ci", "tlh_ci"),
+        ),
+        fatal=("plugin_maturity", "no_such_word"),
+    ),
     "postgresql": Material(
         ask="SELECT current_setting('{}') AS value",
         live=("work_mem", "12MB", "12MB"),

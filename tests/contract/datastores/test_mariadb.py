@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pymysql
 import pytest
 
 import coffer_datastores
+from coffer_datastores.mariadb.configuration import files
 from coffer_guest.containers import Containers
 from coffer_guest.health import Monitor
 from coffer_shared.datastore import Database, EngineError, NewUser
@@ -322,3 +324,17 @@ async def test_every_shipped_parameter_is_as_the_server_says(mariadb: Any) -> No
             assert float(variable["NUMERIC_MIN_VALUE"]) <= parameter.min
             most = float(variable["NUMERIC_MAX_VALUE"])
             assert math.isclose(parameter.max, most) if parameter.max is not None else most >= 2**63, parameter.name
+
+
+async def test_every_shipped_parameter_can_be_set_while_it_runs_and_in_its_files(mariadb: Any, tmp_path: Path) -> None:
+    listed = coffer_datastores.parameters("mariadb", "11.8")
+    assert await mariadb.driver.reconfigure(mariadb, mariadb.order, [parameter.name for parameter in listed]) == []
+    chosen = {parameter.name: parameter.default for parameter in listed if parameter.default is not None}
+    file = next(file for file in files(replace(mariadb.order, settings=chosen)) if file.path.endswith(".cnf"))
+    (tmp_path / "all.cnf").write_text(file.content)
+    done = subprocess.run(
+        ["docker", "run", "--rm", "-v", f"{tmp_path / 'all.cnf'}:/all.cnf:ro", "--network", "none", mariadb.order.image,
+         "mariadbd", "--defaults-file=/all.cnf", "--verbose", "--help"],
+        capture_output=True, text=True, check=False,
+    )
+    assert done.returncode == 0, done.stderr

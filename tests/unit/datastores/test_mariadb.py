@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ def order(memory: int = 2 << 30, volume: int = 0) -> Order:
 
 
 def content(wanted: Order, name: str) -> list[str]:
-    (text,) = (file.content for file in files(wanted, "/etc/mysql/conf.d") if file.path == f"/etc/x/{name}")
+    (text,) = (file.content for file in files(wanted) if file.path == f"/etc/x/{name}")
     return text.splitlines()
 
 
@@ -101,6 +102,16 @@ def test_what_it_keeps_in_memory_fits_and_grows(mib: int) -> None:
     assert isinstance(pool, int)
     assert pool % (8 * MIB) == 0
     assert mib * MIB // 4 < pool + others < mib * MIB * 2 // 3
+
+
+def test_what_a_tenant_chooses_goes_before_the_defaults_and_after_what_the_agent_needs() -> None:
+    chosen = {"max_connections": 33, "port": 1, "time_zone": "+02:00", "ft_boolean_syntax": 'a "b\\ #'}
+    found = settings(replace(order(), settings=chosen))
+    assert (found["max_connections"], found["port"]) == ("33", "3307")
+    assert found["default_time_zone"] == "+02:00"
+    assert found["ft_boolean_syntax"] == '"a \\"b\\\\ #"'
+    with pytest.raises(EngineError):
+        files(replace(order(), settings={"sql_mode": "a\nb"}))
 
 
 @pytest.mark.parametrize(("volume", "most"), [(1 << 30, 128), (0, 1024), (1 << 40, 1024)])
