@@ -51,6 +51,8 @@ MATERIAL = {
             ("sql_mode", "NO_SUCH_MODE", "NO_SUCH_MODE"),
             ("time_zone", "Nowhere/None", "Nowhere/None"),
             ("collation_server", "tlh_ci", "tlh_ci"),
+            ("query_cache_min_res_unit", 4099, "instead of 4099"),
+            ("no_such_setting", 1, "no_such_setting"),
         ),
         fatal=("plugin_maturity", "no_such_word"),
     ),
