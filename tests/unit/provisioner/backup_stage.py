@@ -52,7 +52,7 @@ class Stage:
         return {
             "manager": "postgresql", "version": "17", "image": "coffer/postgres:17", "image_digest": DIGEST,
             "port": 5432, "ram_mb": 512, "vcpus": 1.0, "fs_uuid": INSTANCE, "formatted": False, "volume_gib": 1,
-            "allowed_cidrs": [],
+            "allowed_cidrs": [], "settings": {},
         }
 
     async def set_instance(self, instance, **columns):
