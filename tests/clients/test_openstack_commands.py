@@ -138,7 +138,7 @@ def test_the_command_itself(stack: Stack):
         [program, "datastore", "list", "-f", "value", "-c", "Name"], env={**plain, **environ(stack, "http_basic")},
         capture_output=True, text=True, check=False, timeout=60,
     )
-    assert (done.returncode, done.stdout) == (0, "postgresql\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "mariadb\npostgresql\n"), done.stderr
 
 
 def _good(found: list[str]) -> bool:
