@@ -1,4 +1,4 @@
-"""The life of an instance of every engine on offer but PostgreSQL, with which all the other tests here are made."""
+"""The life of an instance of every engine on offer, by a client of that engine. PostgreSQL has whole suites instead."""
 
 from __future__ import annotations
 
