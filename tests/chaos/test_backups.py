@@ -135,6 +135,7 @@ def test_the_agent_is_killed_and_takes_its_backup_up_again(vault: Vault, stack: 
     vault.forget(made)
 
 
+@pytest.mark.skipif(not FULL, reason="at full depth only, for its time")
 def test_the_backup_container_is_killed(vault: Vault, stack: Stack):
     with vault.store.paused_for_guests():
         made = vault.backup()
@@ -185,6 +186,7 @@ def test_somebody_is_killed_in_the_middle_of_a_restore(vault: Vault, stack: Stac
     vault.forget(made)
 
 
+@pytest.mark.skipif(not FULL, reason="at full depth only, for its time")
 def test_the_machine_dies_under_a_backup(vault: Vault, stack: Stack):
     """The backup fails soon, nothing of it stays, and the instance comes back by itself."""
     with vault.store.paused_for_guests():

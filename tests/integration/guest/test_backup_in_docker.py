@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import secrets
 import uuid
@@ -23,6 +24,9 @@ from integration.guest.object_store import ObjectStore
 pytestmark = pytest.mark.docker
 
 KEY = secrets.token_hex(32)
+ALL = sorted(name for name, spec in specs().items() if Feature.BACKUP in spec.features)
+WITH = ALL if os.environ.get("DEPTH", "short") == "full" else ["postgresql"]
+"""The others' backups are made and restored in the contract suite and end to end at any depth."""
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ async def store() -> AsyncIterator[ObjectStore]:
     await made.close()
 
 
-@pytest.fixture(scope="module", params=sorted(n for n, s in specs().items() if Feature.BACKUP in s.features))
+@pytest.fixture(scope="module", params=WITH)
 def prepared(request: pytest.FixtureRequest) -> Iterator[Host]:
     """A database of each kind with something in it, and no agent."""
     made = Host(request.param)
