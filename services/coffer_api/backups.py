@@ -56,7 +56,7 @@ _TREE = text(f"""
         UNION
         SELECT child.id FROM backups child JOIN tree ON child.parent_id = tree.id
     )
-    SELECT b.id, b.project_id, b.instance_id, b.operation_id, b.state, b.storage, b.container,
+    SELECT b.id, b.project_id, b.instance_id, b.operation_id, b.state, b.container,
            EXISTS (SELECT FROM operations o WHERE o.id = b.operation_id AND o.state IN {_OPEN}) AS busy
     FROM backups b
     WHERE b.id IN (SELECT id FROM tree) AND b.deleted_at IS NULL
@@ -163,7 +163,7 @@ async def delete_backup(call: Call) -> Response:
     stored = row["storage"] != CINDER
     gone = stored and await tenant_containers.is_gone(call, row["project_id"], row["container"])
     async with call.api.db.begin() as session:
-        filed = await _delete(call, session, row["id"], row["container"] if gone else "")
+        filed = await _delete(call, session, row["id"], {row["container"]} if gone else set())
     for instance, operation in filed.values():
         await call.api.wakes.wake(instance, operation)
     return filing.accepted(filed[row["id"]][1])
@@ -252,10 +252,10 @@ def _made(row: asyncpg.Record) -> Response:
 
 
 async def _delete(
-    call: Call, session: AsyncSession, backup: str, gone: str,
+    call: Call, session: AsyncSession, backup: str, gone: set[str],
 ) -> dict[str, tuple[str, str]]:
     """The instance and the operation of each deletion, by backup: those that were under way and those filed now.
-    `gone`: a container that is there no more.
+    `gone`: containers that are there no more.
 
     The rows are locked before it is looked whether anything restores from them, and a restore locks its backup before
     it is filed: whichever comes second sees the other.
@@ -290,6 +290,5 @@ async def _delete(
     return filed
 
 
-def _deletion(row: RowMapping, gone: str) -> dict[str, Any]:
-    lost = row["storage"] != CINDER and row["container"] == gone
-    return {"backup": row["id"], "gone": True} if lost else {"backup": row["id"]}
+def _deletion(row: RowMapping, gone: set[str]) -> dict[str, Any]:
+    return {"backup": row["id"], "gone": True} if row["container"] in gone else {"backup": row["id"]}

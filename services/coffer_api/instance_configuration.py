@@ -33,11 +33,12 @@ _SIZES = """
     JOIN datastores d ON d.id = v.datastore_id
     WHERE i.id = $1 AND i.deleted_at IS NULL
 """
-_HOLD = text("SELECT id FROM configurations WHERE id = :id AND deleted_at IS NULL FOR KEY SHARE")
-_FORMER = text("SELECT configuration_id FROM instances WHERE id = :id AND deleted_at IS NULL FOR UPDATE")
+_HOLD = text("SELECT id FROM configurations WHERE id = :id AND deleted_at IS NULL FOR SHARE")
+# no stronger: whoever files an operation of the instance refers to this row, and would be waited for
+_FORMER = text("SELECT configuration_id FROM instances WHERE id = :id AND deleted_at IS NULL FOR NO KEY UPDATE")
 _ATTACH = text("UPDATE instances SET configuration_id = :group, updated_at = now() WHERE id = :id")
 _ATTACHED = text("""
-    SELECT id, project_id FROM instances WHERE configuration_id = :group AND deleted_at IS NULL ORDER BY id
+    SELECT id, project_id FROM instances WHERE configuration_id = :group AND deleted_at IS NULL
 """)
 
 
@@ -79,7 +80,8 @@ async def choose(call: Call, version: str, given: Any) -> str | None:
 
 
 async def hold(session: AsyncSession, group: str) -> None:
-    """Lock it against deletion until the transaction ends; from then on the instance that has it stands in the way."""
+    """Lock it against deletion and change until the transaction ends; from then on the instance that has it stands in
+    the way of the one, and is found by the other."""
     if (await session.execute(_HOLD, {"id": group})).first() is None:
         raise _missing(group)
 
@@ -100,10 +102,8 @@ async def attach(call: Call, session: AsyncSession, row: asyncpg.Record, group: 
 
 async def apply_to_all(call: Call, session: AsyncSession, group: str) -> list[tuple[str, str]]:
     """The instance and the operation of each to which the new values of the group go."""
-    rows = (await session.execute(_ATTACHED, {"group": group})).mappings().all()
-    return [
-        (row["id"], await operations.file(session, _new(call, row, {"configuration": group}), None)) for row in rows
-    ]
+    rows = (await session.execute(_ATTACHED, {"group": group})).mappings()
+    return await operations.file_for_each(session, [_new(call, row, {"configuration": group}) for row in rows])
 
 
 def _new(call: Call, row: Mapping[str, Any] | asyncpg.Record, args: dict[str, Any]) -> NewOperation:

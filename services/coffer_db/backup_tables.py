@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Column, Index, LargeBinary, 
 from sqlmodel import Field, SQLModel
 
 from coffer_db.columns import json_column, now_column, secret_column, time_column
+from coffer_shared.backups import CINDER
 
 
 class BackupState(StrEnum):
@@ -26,6 +27,10 @@ class BackupState(StrEnum):
     DELETING = "DELETING"
     """Shown to clients as COMPLETED until it is gone."""
     DELETED = "DELETED"
+
+
+NEEDS_VOLUME = f"storage = '{CINDER}' AND deleted_at IS NULL AND state NOT IN ('FAILED', 'DELETED')"
+"""Of rows of `backups`, as SQL: snapshots for which the volume that they are of has to stay."""
 
 
 class Backup(SQLModel, table=True):

@@ -7,6 +7,7 @@ database's clock alone. What a guest reports is stored by `guest_events`; people
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -184,6 +185,21 @@ async def file(session: AsyncSession | AsyncConnection, new: NewOperation, wrap:
     raise Busy(new.kind)
 
 
+async def file_for_each(session: AsyncSession | AsyncConnection, new: Sequence[NewOperation]) -> list[tuple[str, str]]:
+    """As `file`, one operation for each of many instances in two statements, however many there are: instance and
+    operation of each. For what nothing can stand in the way of: no lifecycle, no idempotency key, no secrets."""
+    if any(each.lifecycle or each.idempotency_key is not None or each.secret_args is not None for each in new):
+        raise ValueError("of many instances only what queues is filed at once")
+    # always in the same order: two who file for the same instances wait for one another instead of for ever
+    ordered = sorted(new, key=lambda each: each.instance_id)
+    if not ordered:
+        return []
+    await session.execute(_FILE_LOCKS, {"instances": [each.instance_id for each in ordered]})
+    rows = [_row(str(uuid4()), each, None) for each in ordered]
+    await session.execute(insert(_operations).values(rows))
+    return [(row["instance_id"], row["id"]) for row in rows]
+
+
 async def claim(db: Database, worker: str, lease: float) -> Claimed | None:
     """Lease the operation that has been due longest, unless an earlier one of its instance is open (and not beside)."""
     token = f"{worker}/{uuid4()}"
@@ -281,21 +297,20 @@ async def request_cancel_of_task(session: AsyncSession | AsyncConnection, instan
 async def _insert(
     session: AsyncSession | AsyncConnection, operation_id: str, new: NewOperation, sealed: bytes | None,
 ) -> bool:
-    row = (
-        insert(_operations)
-        .values(
-            id=operation_id, instance_id=new.instance_id, project_id=new.project_id, user_id=new.user_id,
-            request_id=new.request_id, trace=new.trace, kind=new.kind, lifecycle=new.lifecycle,
-            beside=new.beside, args=new.args,
-            secret_args=sealed, state=OperationState.PENDING.value, step="", progress=0, progress_text="", attempts=0,
-            cancel_requested=False, idempotency_key=new.idempotency_key, request_hash=new.request_hash,
-            guest_state="", guest_code="", guest_text="",
-            deadline=func.now() + literal(new.within), wake_at=func.clock_timestamp(),
-        )
-        .on_conflict_do_nothing()
-        .returning(_operations.c.id)
-    )
-    return (await session.execute(row)).first() is not None
+    row = insert(_operations).values(**_row(operation_id, new, sealed))
+    made = row.on_conflict_do_nothing().returning(_operations.c.id)
+    return (await session.execute(made)).first() is not None
+
+
+def _row(operation_id: str, new: NewOperation, sealed: bytes | None) -> dict[str, Any]:
+    return {
+        "id": operation_id, "instance_id": new.instance_id, "project_id": new.project_id, "user_id": new.user_id,
+        "request_id": new.request_id, "trace": new.trace, "kind": new.kind, "lifecycle": new.lifecycle,
+        "beside": new.beside, "args": new.args, "secret_args": sealed, "state": OperationState.PENDING.value,
+        "step": "", "progress": 0, "progress_text": "", "attempts": 0, "cancel_requested": False,
+        "idempotency_key": new.idempotency_key, "request_hash": new.request_hash, "guest_state": "", "guest_code": "",
+        "guest_text": "", "deadline": func.now() + literal(new.within), "wake_at": func.clock_timestamp(),
+    }
 
 
 async def _raise_conflict(session: AsyncSession | AsyncConnection, new: NewOperation) -> None:
@@ -342,6 +357,10 @@ def _columns(turned: Turned) -> dict[str, Any]:
 
 
 _FILE_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('operation of ' || :instance, 0))")
+_FILE_LOCKS = text("""
+    SELECT pg_advisory_xact_lock(hashtextextended('operation of ' || instance, 0))
+    FROM unnest(CAST(:instances AS text[])) AS instance
+""")
 
 _OPEN_SQL = ", ".join(f"'{state}'" for state in _OPEN)
 

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from coffer_db import operations
-from coffer_db.backup_tables import BackupState
+from coffer_db.backup_tables import NEEDS_VOLUME, BackupState
 from coffer_db.database import Database
 from coffer_db.operations import NewOperation
 from coffer_db.secrets import BadSecret, MasterKey, ProjectKey, container_context
@@ -206,10 +206,7 @@ _FORGET = text("""
     UPDATE backups SET state = 'DELETED', data_key = NULL, updated_at = now(), deleted_at = now()
     WHERE id = :backup AND deleted_at IS NULL
 """)
-_SNAPSHOTS = text(f"""
-    SELECT 1 FROM backups WHERE instance_id = :instance AND storage = '{CINDER}' AND state NOT IN ('FAILED', 'DELETED')
-    LIMIT 1
-""")  # noqa: S608 - a constant
+_SNAPSHOTS = text(f"SELECT 1 FROM backups WHERE instance_id = :instance AND {NEEDS_VOLUME} LIMIT 1")  # noqa: S608
 # A frozen guest asks several times a second: only the first time is anything written.
 _FROZEN = text("""
     WITH asking AS (

@@ -10,11 +10,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coffer_db import operations, orphans
+from coffer_db.backup_tables import NEEDS_VOLUME
 from coffer_db.database import Database
 from coffer_provisioner.cloud.interface import Cloud, Resource
 from coffer_provisioner.keeper import Ended, Kept, Verdict, to_recover, verdict
 from coffer_shared import log
-from coffer_shared.backups import CINDER
 from coffer_shared.errors import CofferError
 
 _log = log.get(__name__)
@@ -149,10 +149,7 @@ async def _kept(connection: AsyncConnection) -> list[Kept]:
 _OPEN = "('pending', 'running', 'waiting', 'undoing')"
 _CLOUDLESS = "(o.beside AND NOT o.lifecycle)"
 """Such as a backup's deletion: it touches nothing of the instance, and a store that is away may keep it open long."""
-_SNAPSHOTS = f"""
-    SELECT FROM backups b
-    WHERE b.instance_id = i.id AND b.storage = '{CINDER}' AND b.state NOT IN ('FAILED', 'DELETED')
-"""
+_SNAPSHOTS = f"SELECT FROM (SELECT * FROM backups WHERE {NEEDS_VOLUME}) b WHERE b.instance_id = i.id"  # noqa: S608
 _KEPT = text(f"""
     SELECT i.id AS instance, i.project_id AS project FROM instances i
     WHERE i.deleted_at IS NULL AND i.started_once AND NOT i.failed

@@ -281,3 +281,48 @@ async def test_the_ended_are_neither_woken_nor_cancelled(db: Database, file: Fil
         assert not await operations.request_cancel(session, operation)
     assert await claim(db, "w", 30) is None
     assert (await row(db, operation)).cancel_requested is False
+
+
+# --- for many instances at once ---
+
+
+def queued(instance: str, **more: Any) -> NewOperation:
+    return NewOperation(**{
+        "instance_id": instance, "project_id": "p", "kind": "toy", "within": timedelta(minutes=1), "lifecycle": False,
+        **more,
+    })
+
+
+async def test_one_is_filed_for_each_of_many(db: Database, make_instance: MakeInstance, file: FileOperation) -> None:
+    instances = [await make_instance() for _ in range(5)]
+    await file(instance_id=instances[0])
+    async with db.begin() as session:
+        filed = await operations.file_for_each(session, [queued(each, args={"of": each}) for each in instances])
+        assert await operations.file_for_each(session, []) == []
+    assert sorted(instance for instance, _ in filed) == sorted(instances)
+    for instance, operation in filed:
+        found = await row(db, operation)
+        assert (found.instance_id, found.args, found.state, found.lifecycle) == (
+            instance, {"of": instance}, "pending", False,
+        )
+
+
+async def test_two_who_file_for_the_same_ones_do_not_wait_for_ever(db: Database, make_instance: MakeInstance) -> None:
+    instances = [await make_instance() for _ in range(30)]
+
+    async def file_all(order: list[str]) -> None:
+        async with db.begin() as session:
+            await operations.file_for_each(session, [queued(each) for each in order])
+
+    async with asyncio.timeout(20):
+        for _ in range(5):
+            await asyncio.gather(file_all(instances), file_all(instances[::-1]), file_all(instances[::2]))
+
+
+@pytest.mark.parametrize("more", [{"lifecycle": True}, {"idempotency_key": "k"}, {"secret_args": {"a": 1}}], ids=str)
+async def test_what_may_be_in_the_way_of_something_is_not_filed_for_many(
+    db: Database, instance: str, more: dict[str, Any],
+) -> None:
+    with pytest.raises(ValueError, match="at once"):
+        async with db.begin() as session:
+            await operations.file_for_each(session, [queued(instance, **more)])
