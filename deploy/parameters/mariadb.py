@@ -11,15 +11,10 @@ one that a new version brings is not offered until it is named here.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parents[2] / "shared" / "coffer_datastores" / "mariadb" / "parameters"
+from image_server import server, write
 
 OFFERED = {
     "connections and their limits": (
@@ -91,15 +86,18 @@ ASK = (
 
 
 def main(version: str) -> None:
-    with server(f"coffer/mariadb:{version}") as container:
-        found = {variable["name"]: variable for variable in json.loads(sql(container, ASK))}
+    with server(
+        f"coffer/mariadb:{version}", data="/var/lib/mysql",
+        environment=("MARIADB_ROOT_PASSWORD=unused", "MARIADB_INITDB_SKIP_TZINFO=1"),
+        client_environment=("MYSQL_PWD=unused",),
+        client=("mariadb", "-h", "127.0.0.1", "-u", "root", "--skip-ssl", "--batch", "--raw", "-Ne"),
+    ) as one:
+        found = {variable["name"]: variable for variable in json.loads(one.ask(ASK))}
     names = [name for group in OFFERED.values() for name in group.split()]
     if gone := set(names) - found.keys():
         raise SystemExit(f"MariaDB {version} does not know what is offered: {', '.join(sorted(gone))}")
     offered = [parameter(found[name]) | NARROWER.get(name, {}) for name in sorted(names)]
-    lines = ",\n".join(json.dumps(item) for item in offered)
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{version}.json").write_text(f'{{"configuration-parameters": [\n{lines}\n]}}\n')
+    write("mariadb", version, offered)
     print(f"{len(offered)} of {len(found)} variables of MariaDB {version} are offered.")
 
 
@@ -132,35 +130,6 @@ def value(kind: str, text: str | None) -> Any:
         return text == "ON"
     number = int(text) if kind == "integer" else float(text)
     return number if number < LARGEST else None
-
-
-@contextmanager
-def server(image: str) -> Iterator[str]:
-    """A new one, until the end of the block: its container's name."""
-    run = ["docker", "run", "--detach", "--rm", "--network", "none", "--tmpfs", "/var/lib/mysql"]
-    started = subprocess.run(
-        [*run, "--env", "MARIADB_ROOT_PASSWORD=unused", "--env", "MARIADB_INITDB_SKIP_TZINFO=1", image],
-        check=True, capture_output=True, text=True,
-    )
-    container = started.stdout.strip()
-    try:
-        for _ in range(120):
-            # the image's entrypoint first starts a server for itself, which does not listen on this address
-            if subprocess.run([*command(container), "SELECT 1"], capture_output=True, check=False).returncode == 0:
-                break
-            time.sleep(0.5)
-        yield container
-    finally:
-        subprocess.run(["docker", "rm", "--force", container], check=True, capture_output=True)
-
-
-def command(container: str) -> list[str]:
-    run = ["docker", "exec", "--env", "MYSQL_PWD=unused", container]
-    return [*run, "mariadb", "-h", "127.0.0.1", "-u", "root", "--skip-ssl", "--batch", "--raw", "-Ne"]
-
-
-def sql(container: str, statement: str) -> str:
-    return subprocess.run([*command(container), statement], check=True, capture_output=True, text=True).stdout
 
 
 if __name__ == "__main__":

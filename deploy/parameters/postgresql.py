@@ -10,15 +10,10 @@ a new version brings is offered unless it is named here, so the difference of th
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parents[2] / "shared" / "coffer_datastores" / "postgresql" / "parameters"
+from image_server import server, write
 
 LEFT_OUT = {
     "where the server keeps and finds its things": "data_directory hba_file ident_file config_file external_pid_file",
@@ -94,16 +89,18 @@ ASK = (
 
 
 def main(version: str) -> None:
-    with server(f"coffer/postgres:{version}") as container:
-        found = json.loads(psql(container, ASK))
+    with server(
+        f"coffer/postgres:{version}", data="/var/lib/postgresql/data", environment=("POSTGRES_PASSWORD=unused",),
+        client_environment=("PGPASSWORD=unused",),
+        client=("psql", "-h", "127.0.0.1", "-U", "postgres", "-XAtc"),
+    ) as one:
+        found = json.loads(one.ask(ASK))
     gone = {name for names in LEFT_OUT.values() for name in names.split()} - {setting["name"] for setting in found}
     if gone:
         raise SystemExit(f"PostgreSQL {version} does not know what is left out: {', '.join(sorted(gone))}")
     offered = [parameter(setting) | NARROWER.get(setting["name"], {}) for setting in found if is_offered(setting)]
     offered.sort(key=lambda item: item["name"].lower())
-    lines = ",\n".join(json.dumps(item) for item in offered)
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{version}.json").write_text(f'{{"configuration-parameters": [\n{lines}\n]}}\n')
+    write("postgresql", version, offered)
     print(f"{len(offered)} of {len(found)} settings of PostgreSQL {version} are offered.")
 
 
@@ -133,34 +130,6 @@ def value(kind: str, text: str | None) -> Any:
     if kind == "boolean":
         return text == "on"
     return int(text) if kind == "integer" else float(text)
-
-
-@contextmanager
-def server(image: str) -> Iterator[str]:
-    """A new one, until the end of the block: its container's name."""
-    run = ["docker", "run", "--detach", "--rm", "--network", "none", "--tmpfs", "/var/lib/postgresql/data"]
-    started = subprocess.run(
-        [*run, "--env", "POSTGRES_PASSWORD=unused", image], check=True, capture_output=True, text=True,
-    )
-    container = started.stdout.strip()
-    try:
-        for _ in range(120):
-            # the image's entrypoint first starts a server for itself, which does not listen on this address
-            if subprocess.run([*psql_command(container), "SELECT 1"], capture_output=True, check=False).returncode == 0:
-                break
-            time.sleep(0.5)
-        yield container
-    finally:
-        subprocess.run(["docker", "rm", "--force", container], check=True, capture_output=True)
-
-
-def psql_command(container: str) -> list[str]:
-    word = ["--env", "PGPASSWORD=unused"]
-    return ["docker", "exec", *word, container, "psql", "-h", "127.0.0.1", "-U", "postgres", "-XAtc"]
-
-
-def psql(container: str, statement: str) -> str:
-    return subprocess.run([*psql_command(container), statement], check=True, capture_output=True, text=True).stdout
 
 
 if __name__ == "__main__":
