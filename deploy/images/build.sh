@@ -16,7 +16,8 @@ export COFFER_BUILD_LOGS="${COFFER_BUILD_LOGS:-${TMPDIR:-/tmp}/coffer-build-$(id
 
 # images: what the folder makes, in the order to build it in; IMAGE=STAGE where it is a stage of the Dockerfile.
 # tree: what of the repository is the build's context, if it is not the folder alone.
-# A folder with a file `versions` is an engine's: an image of the server and one for its backups, for each version.
+# A folder with a file `versions` is an engine's: an image of the server and one for its backups, for each version. The
+# latter take the program of backup-program over, which is therefore made before them.
 plan() {
     images=coffer/$1 tree=''
     if [ -f "$here/$1/versions" ]; then
@@ -24,9 +25,9 @@ plan() {
         for version in $(cat "$here/$1/versions"); do
             images="$images coffer/$1:$version=server coffer/$1-backup:$version=backup"
         done
-        tree="requirements shared guest"
     fi
     case $1 in
+        backup-program) tree="requirements shared guest" ;;
         services) tree="requirements shared services" ;;
         machine)
             images="coffer/machine-agent=agent coffer/machine-tools=tools coffer/machine"
@@ -100,7 +101,7 @@ if [ $# = 0 ]; then
     for file in "$here"/*/Dockerfile; do
         name=${file%/*}
         name=${name##*/}
-        case $name,${COFFER_PROFILES:-} in base,* | keystone,) continue ;; esac
+        case $name,${COFFER_PROFILES:-} in base,* | backup-program,* | keystone,) continue ;; esac
         set -- "$@" "$name"
     done
 fi
@@ -114,4 +115,7 @@ mkdir -p "$COFFER_BUILD_LOGS"
 COFFER_BUILD_PIP=$(pip_settings)
 export COFFER_BUILD_PIP
 "$here/base/mkbase.sh"
+engines=no
+for name; do [ ! -f "$here/$name/versions" ] || engines=yes; done
+[ $engines = no ] || "$0" --one backup-program
 printf '%s\n' "$@" | xargs -P "${COFFER_BUILD_JOBS:-2}" -n 1 "$0" --one

@@ -282,7 +282,8 @@ class HasConfiguration(Protocol):
 
     async def reconfigure(self, engine: Engine, order: Order, changed: Collection[str]) -> list[str]:
         """The files hold the settings of `order` now; have the running server take on the `changed` ones as far as it
-        can. The names of those that it takes on only when it is started again. Idempotent.
+        can: those that differ from before, and those that wait for a start already. The names of those that it takes on
+        only when it is started again. Idempotent.
 
         EngineError `invalid` with the server's reason if it refuses one: the core then writes the former files and
         calls this again."""

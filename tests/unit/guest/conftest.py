@@ -5,7 +5,8 @@ import os
 import pytest
 
 import coffer_datastores
-from unit.guest.fakes import MemoryDriver, World
+from unit.guest.fakes import World
+from unit.guest.memory_driver import MemoryDriver
 from unit.guest.orders import NAME
 
 

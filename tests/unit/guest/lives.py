@@ -23,7 +23,8 @@ from coffer_guest.state import State
 from coffer_guest.store import Store
 from coffer_guest.work import Work
 from coffer_shared.messages import Accepted, Finished, Progress, Start, decode_event
-from unit.guest.fakes import MemoryDriver, World, machine_in, options_in
+from unit.guest.fakes import World, machine_in, options_in
+from unit.guest.memory_driver import MemoryDriver
 from unit.guest.orders import prepare_args
 
 USERS = [{"name": "ann", "password": "pw1", "databases": ["shop"]}, {"name": "bob", "password": "pw2"}]

@@ -10,8 +10,9 @@ import pytest
 import coffer_datastores
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Accepted, Cancel, Finished, Progress
-from unit.guest.fakes import MemoryDriver, World
+from unit.guest.fakes import World
 from unit.guest.lives import Agent, use
+from unit.guest.memory_driver import MemoryDriver
 from unit.guest.orders import UUID, prepare_args, restore_args
 
 FILES = ["cluster", "new"]

@@ -22,8 +22,9 @@ from coffer_shared.backups import Outcome
 from coffer_shared.datastore import EngineError
 from coffer_shared.errors import GiveUp, Unavailable
 from coffer_shared.messages import Failure, Progress, Refused, Start
-from unit.guest.fakes import MemoryDriver, World, held
+from unit.guest.fakes import World, held
 from unit.guest.lives import Agent, nothing_is_left, prepared, until
+from unit.guest.memory_driver import MemoryDriver
 from unit.guest.orders import BACKED_UP, BACKUP, backup_args, grant
 from unit.guest.shots import Shot, all_done, half_done
 

@@ -13,8 +13,9 @@ import coffer_datastores
 from coffer_shared.datastore import EngineError
 from coffer_shared.errors import GiveUp, Unavailable
 from coffer_shared.messages import Accepted, Cancel, Failure, Finished, Progress, Refused, Start
-from unit.guest.fakes import MemoryDriver, World
+from unit.guest.fakes import World
 from unit.guest.lives import Agent, prepared, until
+from unit.guest.memory_driver import MemoryDriver
 from unit.guest.orders import backup_args, prepare_args
 
 ARGS = {"seconds": 30.0}
