@@ -15,11 +15,10 @@ from coffer_provisioner import backup_store
 from coffer_provisioner.backup_check import Absent, reported
 from coffer_provisioner.plan import Done, Job, Outcome, Plan, Wait
 from coffer_provisioner.plans.create_instance import image_reference
-from coffer_provisioner.plans.guest_commands import give_up_if_it_cannot_go_on, last_word, passed, send, stop
+from coffer_provisioner.plans.guest_commands import last_word, passed, send_while_it_can, stop
 from coffer_provisioner.reach import Reach
 from coffer_provisioner.storage.interface import Closed
 from coffer_shared.backups import BackUp
-from coffer_shared.errors import TryAgain
 
 ABSENT_SECONDS = 90.0
 """For so long a listing may lack what was stored."""
@@ -49,13 +48,7 @@ async def back_up(job: Job, to: Reach) -> Outcome:
     said = await last_word(job, to)
     if said == "done":
         return Done()
-    try:
-        outcome = await send(job, to, "backup", await _order(job, to), said)
-    except TryAgain as why:
-        await give_up_if_it_cannot_go_on(job, to, str(why))
-        raise
-    job.context.pop("unheard_since", None)
-    return outcome
+    return await send_while_it_can(job, to, "backup", lambda: _order(job, to), said)
 
 
 async def settle(job: Job, to: Reach) -> Outcome:

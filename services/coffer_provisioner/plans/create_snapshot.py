@@ -15,10 +15,15 @@ from coffer_db.backup_tables import BackupState
 from coffer_provisioner import backup_store
 from coffer_provisioner.cloud.interface import Tags
 from coffer_provisioner.plan import Done, Job, Outcome, Plan, Wait
-from coffer_provisioner.plans.guest_commands import give_up_if_it_cannot_go_on, last_word, send, stop
+from coffer_provisioner.plans.guest_commands import (
+    give_up_if_it_cannot_go_on,
+    last_word,
+    send_while_it_can,
+    stop,
+)
 from coffer_provisioner.reach import Reach
 from coffer_shared.commands import Snapshot, Snapshotted
-from coffer_shared.errors import GiveUp, TryAgain
+from coffer_shared.errors import GiveUp
 
 STILL_SECONDS = 60.0
 """For so long at most the database's writers wait."""
@@ -33,14 +38,12 @@ async def freeze(job: Job, to: Reach) -> Outcome:
     said = await last_word(job, to)
     if said in {FROZEN, "done"}:
         return Done()
-    await to.backups.set_state(job.args["backup"], BackupState.BUILDING)
-    try:
-        outcome = await send(job, to, "snapshot", msgspec.to_builtins(Snapshot(STILL_SECONDS)), said)
-    except TryAgain as why:
-        await give_up_if_it_cannot_go_on(job, to, str(why))
-        raise
-    job.context.pop("unheard_since", None)
-    return outcome
+
+    async def order() -> dict[str, Any]:
+        await to.backups.set_state(job.args["backup"], BackupState.BUILDING)
+        return msgspec.to_builtins(Snapshot(STILL_SECONDS))  # type: ignore[no-any-return]
+
+    return await send_while_it_can(job, to, "snapshot", order, said)
 
 
 async def take_snapshot(job: Job, to: Reach) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -74,6 +75,20 @@ async def send(job: Job, to: Reach, kind: str, args: dict[str, Any], said: str) 
     if isinstance(answer, Refused) and answer.code not in PASSING:
         raise GiveUp(answer.code, answer.text)
     raise TryAgain(answer.text if isinstance(answer, Refused) else "the guest gave an unexpected answer")
+
+
+async def send_while_it_can(
+    job: Job, to: Reach, kind: str, args: Callable[[], Awaitable[dict[str, Any]]], said: str,
+) -> Outcome:
+    """As `send`, for what keeps everything else from the instance: see `give_up_if_it_cannot_go_on`, which what `args`
+    waits for counts for, too."""
+    try:
+        outcome = await send(job, to, kind, await args(), said)
+    except TryAgain as why:
+        await give_up_if_it_cannot_go_on(job, to, str(why))
+        raise
+    job.context.pop("unheard_since", None)
+    return outcome
 
 
 async def give_up_if_it_cannot_go_on(job: Job, to: Reach, why: str) -> None:
