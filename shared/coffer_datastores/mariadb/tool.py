@@ -16,10 +16,10 @@ _DATA = "data"
 _CHECKPOINTS = "mariadb_backup_checkpoints"
 _STATED = re.compile(
     r"mariadb-backup based on |mariabackup: Stopping log copying thread|"
-    r"(?:\[\d+\] )?\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?!.*\b(?:error|failed|cannot|can't|unable)\b)",
+    r"(?:\[\d+\] )?\d{4}-\d\d-\d\d {1,2}\d{1,2}:\d\d:\d\d (?!.*\b(?:error|failed|cannot|can't|unable)\b)",
     re.IGNORECASE,
 )
-_LOG = re.compile(r"\[00\] \S+ \S+ Redo log \(from LSN (\d+) to (\d+)\) was copied")
+_LOG = re.compile(r"\[00\] \S+ +\S+ Redo log \(from LSN (\d+) to (\d+)\) was copied")
 
 
 class MariaTool:

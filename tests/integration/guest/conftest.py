@@ -12,7 +12,8 @@ import coffer_datastores
 from coffer_guest import agent
 from integration.guest.control_plane import QUICK, ControlPlane
 from support.nats_server import NatsServer
-from unit.guest.fakes import MemoryDriver, World, machine_in, options_in
+from unit.guest.fakes import World, machine_in, options_in
+from unit.guest.memory_driver import MemoryDriver
 from unit.guest.orders import NAME
 
 

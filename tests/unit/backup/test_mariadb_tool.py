@@ -29,6 +29,8 @@ def test_the_source_names_what_the_driver_means() -> None:
         ("[01] 2026-05-04 03:02:01 Streaming ./shop/t.ibd", Heard()),
         (f"{AT} Acquired locks for BACKUP STAGE START", Heard()),
         (f"{AT} completed OK!", Heard()),
+        ("2026-05-04  3:02:01 0 [Note] InnoDB: Using io_uring", Heard()),
+        ("2026-05-04  3:02:01 0 [Error] InnoDB: it failed", None),
         ("2026-05-04 03:02:01 0 [Note] InnoDB: Using io_uring", Heard()),
         ("mariabackup: Stopping log copying thread.", Heard()),
         ("mariadb-backup based on MariaDB server 11.8.9-MariaDB debian-linux-gnu (x86_64)", Heard()),
