@@ -37,7 +37,7 @@ venv: .venv/.made
 
 check: venv
 	@.venv/bin/ruff check .
-	@.venv/bin/mypy shared services guest tests/support deploy bench
+	@.venv/bin/mypy shared services guest tests deploy bench
 	@.venv/bin/lint-imports --config .importlinter
 
 unit: venv

@@ -131,6 +131,7 @@ async def test_what_the_server_refuses_leaves_all_as_it_was(running: tuple[Machi
     live, value, called = material.live
     await configure.configure(_context(machine), Configure({live: value}))
     for name, bad, reason in material.refused:
+        caught: pytest.ExceptionInfo[EngineError | GiveUp]
         with pytest.raises((EngineError, GiveUp)) as caught:
             await configure.configure(_context(machine), Configure({name: bad, material.static[0]: material.static[1]}))
         assert (caught.value.code, reason in caught.value.text) == ("invalid", True), caught.value.text
