@@ -33,15 +33,18 @@ class BadConfig(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """{"listen": ["127.0.13.2", 5432], "target": ["10.213.0.2", 5432], "allowed": ["192.0.2.0/24"], "connections": 400}
+    """{"listen": ["127.0.13.2", 5432], "target": ["10.213.0.2", 5432], "allowed": ["192.0.2.0/24"], "connections": 400,
+    "mark": "f00d"}
 
-    `allowed` empty means everybody; `connections` may be left out.
+    `allowed` empty means everybody; `connections` may be left out. What is said of a configuration has its `mark`, by
+    which who wrote it knows that it is in force.
     """
 
     listen: tuple[str, int]
     target: tuple[str, int]
     allowed: tuple[IPv4Network | IPv6Network, ...] = ()
     connections: int = 400
+    mark: str = ""
 
     def allows(self, peer: str) -> bool:
         return not self.allowed or any(_address(peer) in network for network in self.allowed)
@@ -55,6 +58,7 @@ def decode(raw: bytes) -> Config:
             target=_endpoint(data["target"]),
             allowed=tuple(ip_network(text, strict=False) for text in data.get("allowed", ())),
             connections=int(data.get("connections", 400)),
+            mark=str(data.get("mark", "")),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BadConfig(f"{type(error).__name__}: {error}") from error
@@ -89,12 +93,14 @@ class Forwarder:
     async def reload(self) -> None:
         """Take over the file as it is now. One that is bad changes nothing, and that is logged."""
         async with self._reloading:
+            old, mark = self._config, ""
             try:
-                new, old = await asyncio.to_thread(read, self._path), self._config
+                new = await asyncio.to_thread(read, self._path)
+                mark = new.mark
                 if old is None or new.listen != old.listen:
                     self._listen(new)
             except (BadConfig, OSError) as error:
-                self._say("configuration not taken over", error=str(error))
+                self._say("configuration not taken over", error=str(error), mark=mark)
                 return
             self._config = new
             ended = [
@@ -104,7 +110,8 @@ class Forwarder:
             for task in ended:
                 task.cancel()
             await asyncio.gather(*ended, return_exceptions=True)
-            self._say("configuration taken over", ended=len(ended), allowed=[str(n) for n in new.allowed])
+            allowed = [str(network) for network in new.allowed]
+            self._say("configuration taken over", ended=len(ended), allowed=allowed, mark=new.mark)
 
     async def stop(self) -> None:
         tasks = [*self._connections, *([self._accepting] if self._accepting else [])]
@@ -129,7 +136,8 @@ class Forwarder:
             self._listener.close()
         self._config, self._listener = config, listener
         self._accepting = asyncio.create_task(self._accept(listener))
-        self._say("listening", address=config.listen[0], port=config.listen[1], target=config.target[0])
+        address, port = config.listen
+        self._say("listening", address=address, port=port, target=config.target[0], mark=config.mark)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()

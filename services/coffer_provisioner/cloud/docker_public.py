@@ -5,15 +5,20 @@ Its configuration is a file in the volume that also is the instance's claim to t
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, ip_network
+from typing import Any
 
 from coffer_provisioner.cloud import docker_recipe as recipe
 from coffer_provisioner.cloud.docker_engine import Description, Engine
 from coffer_provisioner.cloud.docker_labels import HOLDS, DockerSettings, Kind, Marks
 from coffer_provisioner.cloud.docker_reservations import Reservations
 from coffer_provisioner.cloud.interface import CloudBusy, CloudRefused, Port, PublicAddress, Tags
+
+_LOOKS, _LOOK_SECONDS = 100, 0.05
 
 
 class PublicAddresses:
@@ -44,7 +49,7 @@ class PublicAddresses:
             found = await self._engine.new_container(self._marks.filters(Kind.FORWARDER, instance=tags.instance))
         if found["State"] == "removing":
             raise CloudBusy("the forwarder is being removed")
-        await self._tell(found, json.dumps(config).encode())
+        await self._tell(found, config)
         return PublicAddress(address, tcp_port)
 
     async def drop(self, instance: str) -> None:
@@ -52,19 +57,27 @@ class PublicAddresses:
             await self._engine.remove_container(container["Id"])
         await self._reservations.release(Kind.PUBLIC, instance)
 
-    async def _tell(self, forwarder: Description, config: bytes) -> None:
-        container = forwarder["Id"]
+    async def _tell(self, forwarder: Description, config: Mapping[str, Any]) -> None:
+        """Until it says that this configuration is in force: an instance is told to be ready after that."""
+        container, mark = forwarder["Id"], secrets.token_hex(8)
         await self._engine.put_file(
-            container, recipe.FORWARDER_DIRECTORY, recipe.FORWARDER_NAME, config, mode=0o644,
+            container, recipe.FORWARDER_DIRECTORY, recipe.FORWARDER_NAME, json.dumps({**config, "mark": mark}).encode(),
+            mode=0o644,
         )
         if forwarder["State"] in {"created", "exited"}:
             await self._engine.start(container)
         else:
             await self._engine.signal(container, "SIGHUP")
-        now = await self._engine.container(container)
-        if now is None or now["State"]["Restarting"]:
-            last = (await self._engine.log(container, 1)).strip()
-            raise CloudBusy(f"the forwarder does not stay up: {last[-300:]}")
+        log = ""
+        for _ in range(_LOOKS):
+            log = (await self._engine.log(container, 20)).strip()
+            for line in log.splitlines():
+                if mark in line:
+                    if "error" in json.loads(line):
+                        raise CloudBusy(f"the forwarder does not take its configuration: {line[-300:]}")
+                    return
+            await asyncio.sleep(_LOOK_SECONDS)
+        raise CloudBusy(f"the forwarder does not stay up: {log[-300:]}")
 
     async def _find(self, instance: str) -> Description | None:
         found = await self._engine.containers(self._marks.filters(Kind.FORWARDER, instance=instance))

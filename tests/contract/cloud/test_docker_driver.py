@@ -214,14 +214,15 @@ async def test_a_public_address_is_a_forwarder_that_minds_the_networks(docker_si
     docker("exec", "-d", machine, "python3", "-c", ECHO % spec.port.address)
     asked: dict[str, Any] = {"port": spec.port, "tcp_port": 15432}
     public = await cloud.ensure_public_address(one.tags, **asked, allowed_cidrs=("127.0.9.0/24",))
+    assert can_connect(public.address), "it listens when that returns"
     forwarder = docker_site.container(one.instance, "forwarder")
     await ask_until(public.address, b"hello you", source="127.0.9.1")
     assert await ask(public.address) == b""
 
     await cloud.ensure_public_address(one.tags, **asked, allowed_cidrs=())
-    await ask_until(public.address, b"hello you")
+    assert await ask(public.address) == b"hello you"
     await cloud.ensure_public_address(one.tags, **asked, allowed_cidrs=("192.0.2.0/24",))
-    await ask_until(public.address, b"", source="127.0.9.1")
+    assert await ask(public.address, source="127.0.9.1") == b""
     assert docker_site.container(one.instance, "forwarder") == forwarder
     running = inspect(forwarder)
     assert running["RestartCount"] == 0, "told, not restarted"
@@ -236,9 +237,7 @@ async def test_a_public_address_is_a_forwarder_that_minds_the_networks(docker_si
     await docker_site_restart(cloud, one)
     docker("kill", forwarder)
     await cloud.ensure_public_address(one.tags, **asked, allowed_cidrs=())
-    async with asyncio.timeout(5):
-        while not can_connect(public.address):
-            await asyncio.sleep(0.05)
+    assert can_connect(public.address), "it listens when that returns"
     await cloud.drop_public_address(one.instance)
     assert not can_connect(public.address)
 
@@ -250,14 +249,9 @@ async def test_a_change_of_networks_spares_the_connections_of_those_who_stay_all
     asked: dict[str, Any] = {"port": spec.port, "tcp_port": 15432}
     public = await cloud.ensure_public_address(one.tags, **asked, allowed_cidrs=())
     await ask_until(public.address, b"hello you")
-    forwarder = docker_site.container(one.instance, "forwarder")
     reader, writer = await asyncio.open_connection(public.address, 15432, local_addr=("127.0.9.1", 0))
     for allowed, says in ((("127.0.9.0/24", "192.0.2.0/24"), b""), (("127.0.9.1/32",), b"hello you")):
-        told = docker("logs", forwarder).count("taken over")
         await cloud.ensure_public_address(one.tags, **asked, allowed_cidrs=allowed)
-        async with asyncio.timeout(5):
-            while docker("logs", forwarder).count("taken over") == told:
-                await asyncio.sleep(0.05)
         if says:
             writer.write(b"you")
             assert await reader.read(100) == says

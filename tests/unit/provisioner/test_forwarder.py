@@ -225,6 +225,22 @@ async def test_a_bad_file_changes_nothing(tmp_path: Path) -> None:
         assert [line["event"] for line in f.said].count("configuration not taken over") == 2
 
 
+async def test_what_it_says_of_a_configuration_has_its_mark(tmp_path: Path) -> None:
+    async with target(echo) as to, running(tmp_path, to, mark="first") as f:
+        f.write(to=to, mark="second")
+        await f.forwarder.reload()
+        with socket.socket() as other:
+            other.bind((LISTEN, 0))
+            f.port = other.getsockname()[1]
+            f.write(to=to, mark="third")
+            await f.forwarder.reload()
+        assert [(line["event"], line["mark"], "error" in line) for line in f.said] == [
+            ("listening", "first", False),
+            ("configuration taken over", "second", False),
+            ("configuration not taken over", "third", True),
+        ]
+
+
 async def test_a_new_place_to_listen_replaces_the_old_one(tmp_path: Path) -> None:
     async with target(echo) as to, running(tmp_path, to) as f:
         old, f.port = f.port, free_port()
