@@ -24,8 +24,8 @@ class Server:
     def ask(self, statement: str) -> str:
         return self._run(statement, check=True).stdout
 
-    def answers(self) -> bool:
-        return self._run("SELECT 1", check=False).returncode == 0
+    def takes(self, statement: str) -> bool:
+        return self._run(statement, check=False).returncode == 0
 
     def _run(self, statement: str, *, check: bool) -> subprocess.CompletedProcess[str]:
         command = ["docker", "exec", *self.environment, self.container, *self.client, statement]
@@ -43,7 +43,7 @@ def server(
     found = Server(started.stdout.strip(), _given(client_environment), tuple(client))
     try:
         for _ in range(_TRIES):
-            if found.answers():
+            if found.takes("SELECT 1"):
                 break
             time.sleep(_TRY_SECONDS)
         yield found

@@ -57,6 +57,18 @@ class Container:
             if error.status not in {304, 404}:
                 raise GiveUp(Failure.ENGINE, f"stopping the container: {error.message}") from error
 
+    async def hold(self) -> None:
+        """All that runs in it stands still until `let_go`."""
+        try:
+            await self._container.pause()
+        except DockerError as error:
+            raise GiveUp(Failure.ENGINE, f"holding the container: {error.message}") from error
+
+    async def let_go(self) -> None:
+        """Nothing happens when it is not held."""
+        if (await self.look()).status == "paused":
+            await self._container.unpause()
+
     async def remove(self) -> None:
         """Also while it runs, which kills it."""
         try:

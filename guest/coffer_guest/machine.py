@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 import coffer_datastores
+from coffer_guest import still
 from coffer_guest.containers import Containers, Progress
 from coffer_guest.firewall import Firewall, Rules
 from coffer_guest.grants import storage_port
@@ -125,8 +126,14 @@ class Machine:
         return self.driver.container(self.order)
 
     def session(self, database: str | None = None) -> AbstractAsyncContextManager[Session]:
-        """Makes the machine a `coffer_shared.datastore.Engine`."""
+        """With `copy_still` and `discard`, makes the machine a `coffer_shared.datastore.Engine`."""
         return self.driver.session(self.order, database=database)
+
+    async def copy_still(self, source: str, target: str) -> None:
+        await still.copy(self.containers, source, target)
+
+    async def discard(self, directory: str) -> None:
+        await still.discard(directory)
 
     # --- coming up, going down ---
 
@@ -141,6 +148,8 @@ class Machine:
         await self.monitor.watch(self.driver, self.order)
         self.monitor.on_purpose = not self._prepared.running
         if self._prepared.running:
+            await self.containers.ready(_DOCKER_SECONDS)
+            await still.let_go(self.containers)
             await self.start_engine(_nobody_listens)
             self.monitor.starting = False
         else:

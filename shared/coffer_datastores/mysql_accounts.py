@@ -1,8 +1,8 @@
 """Databases, users, grants and root of a server of the MySQL family; what MariaDB and MySQL have in common.
 
 No statement that makes or grants anything can be undone by a rollback, so a call that changes several things hides what
-it makes until the end: databases carry a comment, users a name of Coffer's own. One last statement, or one for each
-database, shows them. What an interrupted call left is cleared by the next, and by the call itself if it can.
+it makes until the end: databases by a grant to an account that nobody can be, users by a name of Coffer's own. One last
+statement shows them. What an interrupted call left is cleared by the next, and by the call itself if it can.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from coffer_shared.messages import Failure
 
 OWN_PREFIX = "coffer_"
 _NEW_PREFIX = "coffer_new_"
-_MAKING = "coffer: being made"
+_MAKING = "'coffer_making'@'localhost'"
+"""Has a grant to every database that is being made, from before it is there."""
 _HOST = re.compile(r"[%_.:/\-\w]{1,255}", re.ASCII)
 _LOOKS, _LOOK_SECONDS = 250, 0.02
 
@@ -34,13 +35,14 @@ LEFT JOIN information_schema.SCHEMATA s
 ORDER BY u.User, u.Host, s.SCHEMA_NAME
 """
 _DATABASES = """
-SELECT SCHEMA_NAME AS name, DEFAULT_CHARACTER_SET_NAME AS charset, DEFAULT_COLLATION_NAME AS collation,
-       SCHEMA_COMMENT AS comment
+SELECT SCHEMA_NAME AS name, DEFAULT_CHARACTER_SET_NAME AS charset, DEFAULT_COLLATION_NAME AS collation
 FROM information_schema.SCHEMATA ORDER BY SCHEMA_NAME
 """
 _SESSIONS = (
     "SELECT ID AS id, USER AS user, DB AS db FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()"
 )
+_MARKED = "SELECT Db FROM mysql.db WHERE CONCAT(QUOTE(User), '@', QUOTE(Host)) = %s"
+_TABLES = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s LIMIT 1"
 _GRANTED = "SELECT User, Host, Db FROM mysql.db WHERE Db IN (%s, %s)"
 
 
@@ -66,8 +68,8 @@ class Accounts:
 
     async def list_databases(self, engine: Engine) -> list[Database]:
         async with engine.session() as session:
-            rows = await session.fetch(_DATABASES)
-        return [Database(row["name"], row["charset"], row["collation"]) for row in rows if self._is_tenants(row)]
+            rows = await self._databases(session)
+        return [Database(row["name"], row["charset"], row["collation"]) for row in rows]
 
     async def create_databases(self, engine: Engine, databases: Sequence[Database]) -> None:
         names = [database.name for database in databases]
@@ -78,13 +80,15 @@ class Accounts:
             await self._refuse_existing_databases(session, names)
             made: list[str] = []
             try:
+                await session.execute(f"CREATE USER IF NOT EXISTS {_MAKING} ACCOUNT LOCK")
+                for name in names:
+                    await _grant(session, _MAKING, name)
                 for database in databases:
                     await session.execute(f"CREATE DATABASE {identifier(database.name)} {_options(database)}")
                     made.append(database.name)
-                for name in names:
-                    await session.execute(f"ALTER DATABASE {identifier(name)} COMMENT = ''")
+                await session.execute(f"DROP USER {_MAKING}")
             except BaseException as error:
-                await _undo(engine, session, error, lambda other: _drop_made(other, names, made))
+                await _undo(engine, session, error, lambda other: _drop_made(other, made))
                 raise
 
     async def drop_database(self, engine: Engine, name: str) -> None:
@@ -111,7 +115,7 @@ class Accounts:
         async with engine.session() as session:
             await _clear_new(session)
             known = {(found.name, found.host) for found in await self._users(session)}
-            databases = {row["name"] for row in await session.fetch(_DATABASES) if self._is_tenants(row)}
+            databases = {row["name"] for row in await self._databases(session)}
             for user in users:
                 if (user.name, user.host) in known:
                     raise EngineError(Failure.EXISTS, f"user {user.name!r} exists")
@@ -176,7 +180,7 @@ class Accounts:
         """Beyond what is checked first, only a lost server can leave this half done; it may be repeated."""
         async with engine.session() as session:
             await self._require_user(session, name, host)
-            _require_all(databases, [row["name"] for row in await session.fetch(_DATABASES) if self._is_tenants(row)])
+            _require_all(databases, [row["name"] for row in await self._databases(session)])
             for database in databases:
                 await _grant(session, _account(name, host), database)
 
@@ -232,18 +236,21 @@ class Accounts:
                     granted.append(row["granted"])
         return [User(name, host, tuple(dict.fromkeys(granted))) for (name, host), granted in found.items()]
 
-    def _is_tenants(self, row: Mapping[str, Any]) -> bool:
-        return row["name"] not in self._spec.reserved_databases and row["comment"] != _MAKING
+    async def _databases(self, session: Session) -> list[Mapping[str, Any]]:
+        """The tenants', without those that are being made."""
+        making = await _making(session)
+        hidden = self._spec.reserved_databases | making
+        return [row for row in await session.fetch(_DATABASES) if row["name"] not in hidden]
 
     async def _refuse_existing_databases(self, session: Session, names: Iterable[str]) -> None:
-        there = {row["name"]: row for row in await session.fetch(_DATABASES)}
+        there = {row["name"] for row in await self._databases(session)}
         for name in names:
-            if name in there and self._is_tenants(there[name]):
+            if name in there:
                 raise EngineError(Failure.EXISTS, f"database {name!r} exists")
-        await _drop_made(session, names, [])
+        await _drop_made(session, [])
 
     async def _require_database(self, session: Session, name: str) -> None:
-        _require_all([name], [row["name"] for row in await session.fetch(_DATABASES) if self._is_tenants(row)])
+        _require_all([name], [row["name"] for row in await self._databases(session)])
 
     async def _require_user(self, session: Session, name: str, host: str) -> None:
         if (name, host) not in {(user.name, user.host) for user in await self._users(session)}:
@@ -311,7 +318,7 @@ def _quoted_pattern(pattern: str) -> str:
 def _options(database: Database) -> str:
     charset = f"CHARACTER SET = {literal(database.character_set)} " if database.character_set else ""
     collation = f"COLLATE = {literal(database.collate)} " if database.collate else ""
-    return f"{charset}{collation}COMMENT = {literal(_MAKING)}"
+    return f"{charset}{collation}"
 
 
 async def _grant(session: Session, account: str, database: str) -> None:
@@ -343,12 +350,21 @@ async def _kill(session: Session, number: int) -> None:
         await session.execute(f"KILL {int(number)}")
 
 
-async def _drop_made(session: Session, names: Iterable[str], made: Iterable[str]) -> None:
-    """Those that still say that they are being made, and those of which that is known."""
-    making = {row["name"] for row in await session.fetch(_DATABASES) if row["comment"] == _MAKING}
-    for name in names:
-        if name in making or name in made:
-            await session.execute(f"DROP DATABASE IF EXISTS {identifier(name)}")
+async def _making(session: Session) -> set[str]:
+    """Databases of which an account that nobody can be says that they are being made; one with a table in it is not."""
+    marks = {row["Db"] for row in await session.fetch(_MARKED, _MAKING)}
+    if not marks:
+        return set()
+    marked = [row["name"] for row in await session.fetch(_DATABASES) if _pattern(row["name"]) in marks]
+    return {name for name in marked if not await session.fetch(_TABLES, name)}
+
+
+async def _drop_made(session: Session, made: Iterable[str]) -> None:
+    """Those that are said to be in the making, and those of which that is known; then nothing is said any more."""
+    making = await _making(session)
+    for name in making.union(made):
+        await session.execute(f"DROP DATABASE IF EXISTS {identifier(name)}")
+    await session.execute(f"DROP USER IF EXISTS {_MAKING}")
 
 
 async def _undo(

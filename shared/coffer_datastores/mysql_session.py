@@ -67,6 +67,14 @@ _INVALID = {
 }
 
 
+class MySQLError(EngineError):
+    """`number`: the server's own for what is wrong; 0 if it said nothing."""
+
+    def __init__(self, code: str, text: str, number: int) -> None:
+        super().__init__(code, text)
+        self.number = number
+
+
 class MySQLSession:
     """`order` and `cache` let the driver keep facts with the connection they were asked over."""
 
@@ -171,7 +179,7 @@ def _engine_errors() -> Iterator[None]:
     except pymysql.MySQLError as error:
         number, text = (error.args[0], str(error.args[1])) if len(error.args) > 1 else (0, str(error))
         code = _CODES.get(number) or (Failure.INVALID if number in _INVALID else _by_kind(error, number))
-        raise EngineError(code, text) from error
+        raise MySQLError(code, text, number) from error
     except (OSError, RuntimeError, asyncio.IncompleteReadError, TimeoutError) as error:
         # a runtime error is what the client gives when the connection ends under it
         raise EngineError(Failure.NOT_READY, f"the server does not answer: {error}") from error

@@ -305,9 +305,22 @@ class HasSnapshot(Protocol):
 
 
 class Engine(Protocol):
-    """Sessions to one running engine, by database; handed to the calls above."""
+    """One running engine; handed to the calls above."""
+
+    @property
+    def order(self) -> Order: ...
 
     def session(self, database: str | None = None) -> AbstractAsyncContextManager[Session]: ...
+
+    async def copy_still(self, source: str, target: str) -> None:
+        """Copy a directory of the engine's data to one beside it that is not there yet, as it is at one moment at which
+        the engine does nothing. It takes next to no time and room, for the file system makes the two share what is in
+        them. EngineError where it cannot, or does not in time."""
+        ...
+
+    async def discard(self, directory: str) -> None:
+        """Remove a copy, or what a copying that was cut short left of one, or all that are in a directory."""
+        ...
 
 
 FACETS: Mapping[Feature, type] = {

@@ -34,6 +34,11 @@ class Client(Protocol):
         ...
 
     @property
+    def tells_position(self) -> bool:
+        """Whether its backups say where in the engine's log they are."""
+        ...
+
+    @property
     def denied(self) -> tuple[type[Exception], ...]:
         """What the engine's refusals are."""
         ...
@@ -68,6 +73,7 @@ class Client(Protocol):
 @dataclass(frozen=True)
 class Postgres:
     home: str = "postgres"
+    tells_position: bool = True
     open_to_all: frozenset[str] = frozenset()
     denied: tuple[type[Exception], ...] = (asyncpg.PostgresError,)
     ended: tuple[type[Exception], ...] = (
@@ -117,8 +123,11 @@ class MySQLTenant:
 
 
 @dataclass(frozen=True)
-class MySQL:
+class MariaDB:
     home: str = "mysql"
+    tells_position: bool = True
+    first: str = "SET SESSION max_error_count = 0"
+    """In each session: the client makes Python's warnings of the server's."""
     open_to_all: frozenset[str] = frozenset({"information_schema", "performance_schema"})
     denied: tuple[type[Exception], ...] = (pymysql.MySQLError,)
     ended: tuple[type[Exception], ...] = (pymysql.MySQLError, OSError, RuntimeError)
@@ -135,7 +144,7 @@ class MySQL:
         connection = await aiomysql.connect(
             host=host, port=port, user=user, password=password, db=database, autocommit=True, connect_timeout=5,
             charset="utf8mb4",
-            init_command="SET SESSION max_error_count = 0",  # the client makes Python's warnings of the server's
+            init_command=self.first,
         )
         try:
             yield MySQLTenant(connection)
@@ -156,4 +165,14 @@ class MySQL:
         return f"SELECT seq AS n FROM seq_1_to_{most}"
 
 
-CLIENTS: Mapping[str, Client] = {"mariadb": MySQL(), "postgresql": Postgres()}
+@dataclass(frozen=True)
+class MySQL(MariaDB):
+    first: str = "DO 0"
+    tells_position: bool = False
+
+    def numbers(self, most: int) -> str:
+        listed = f"CONCAT('[0', REPEAT(',0', {most} - 1), ']')"
+        return f"SELECT n FROM JSON_TABLE({listed}, '$[*]' COLUMNS (n FOR ORDINALITY)) numbers"
+
+
+CLIENTS: Mapping[str, Client] = {"mariadb": MariaDB(), "mysql": MySQL(), "postgresql": Postgres()}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from coffer_datastores.mariadb import template
 from coffer_datastores.mariadb.spec import DATA, SOCKETS, VOLUME
 from coffer_datastores.mysql_session import AGENT, BACKUP_USER, SOCKET_NAME
-from coffer_shared.datastore import EngineError, File, Order, Setting
-from coffer_shared.messages import Failure
+from coffer_datastores.mysql_settings import written
+from coffer_shared.datastore import File, Order, Setting
 
 CONFIG = "/etc/mysql/conf.d"
 """Where the container sees `order.config`."""
@@ -72,15 +70,3 @@ def own_settings(order: Order) -> dict[str, Setting]:
         # a table is where all others are, or a backup would look for it in vain
         "symbolic_links": False,
     }
-
-
-def written(value: Setting) -> str:
-    """As it stands in a file."""
-    if isinstance(value, bool):
-        return "ON" if value else "OFF"
-    text = str(value)
-    if not text.isprintable():
-        raise EngineError(Failure.INVALID, "a setting has characters that cannot be printed")
-    if re.fullmatch(r"[\w.,:/+-]+", text, re.ASCII):
-        return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

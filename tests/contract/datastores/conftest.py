@@ -20,11 +20,12 @@ import aiodocker
 import pytest
 
 import coffer_datastores
-from coffer_guest import oneshot
+from coffer_guest import oneshot, still
 from coffer_guest.containers import Containers
 from coffer_guest.firewall import STORAGE_GID, Firewall, Rules
 from coffer_guest.machine import Machine, make_data_directory
 from coffer_guest.options import Options
+from coffer_guest.programs import run
 from coffer_guest.state import Prepared, State
 from coffer_guest.store import Store
 from coffer_guest.volume import Volume
@@ -64,6 +65,16 @@ class Running:
     def session(self, database: str | None = None) -> AbstractAsyncContextManager[Session]:
         driver: Driver = self.driver
         return driver.session(self.order, database=database)
+
+    async def copy_still(self, source: str, target: str) -> None:
+        """As the agent does it, on a file system of any sort."""
+        Path(target).parent.mkdir(exist_ok=True)
+        held, copied = ("docker", "pause", self.container), ("cp", "--archive", source, target)
+        for words in (held, copied, ("docker", "unpause", self.container)):
+            assert (await run(*words)).code == 0, words
+
+    async def discard(self, directory: str) -> None:
+        await still.discard(directory)
 
     @property
     def client(self) -> Client:
@@ -171,6 +182,11 @@ def postgres(running: Callable[[str], Running]) -> Running:
 @pytest.fixture
 def mariadb(running: Callable[[str], Running]) -> Running:
     return running("mariadb")
+
+
+@pytest.fixture
+def mysql(running: Callable[[str], Running]) -> Running:
+    return running("mysql")
 
 
 @pytest.fixture

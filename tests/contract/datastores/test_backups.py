@@ -40,8 +40,8 @@ async def ready(database: Running) -> AsyncIterator[None]:
     await database.driver.after_backup(database, BACKUP)
 
 
-def source(tool: BackupTool) -> str:
-    return shlex.join(tool.source(BACKUP))
+def source(tool: BackupTool, backup: str = BACKUP) -> str:
+    return shlex.join(tool.source(backup))
 
 
 async def test_before_and_after_may_be_repeated_in_any_order(database: Running) -> None:
@@ -69,7 +69,8 @@ async def test_a_backup_becomes_a_database_again(
         heard = [tool.hear(line) for line in words.splitlines()]
         complaints = [line for line, said in zip(words.splitlines(), heard, strict=True) if said is None]
         assert not complaints, "a line that says nothing to the tool is taken for a complaint"
-        assert [one for one in heard if one is not None and one.position]
+        positions = [one for one in heard if one is not None and one.position]
+        assert bool(positions) is database.client.tells_position
         await tenant.execute("INSERT INTO t VALUES (4)")
 
     directory, container, port = elsewhere
@@ -93,7 +94,7 @@ async def test_a_backup_becomes_a_database_again(
     # and it can be backed up itself
     await restored.driver.before_backup(restored, OTHER)
     again = restored.driver.backup_container(restored.order, restored.backup_image)
-    code, words = await in_container(again, f"{source(tool)} > /dev/null")
+    code, words = await in_container(again, f"{source(tool, OTHER)} > /dev/null")
     await restored.driver.after_backup(restored, OTHER)
     assert code == 0, words
 

@@ -56,6 +56,20 @@ MATERIAL = {
         ),
         fatal=("plugin_maturity", "no_such_word"),
     ),
+    "mysql": Material(
+        ask="SELECT @@GLOBAL.{} AS value",
+        live=("sort_buffer_size", 4194304, "4194304"),
+        static=("ft_min_word_len", 5, "5"),
+        default={"sort_buffer_size": "262144", "ft_min_word_len": "4"},
+        refused=(
+            ("sql_mode", "NO_SUCH_MODE", "NO_SUCH_MODE"),
+            ("time_zone", "Nowhere/None", "Nowhere/None"),
+            ("collation_server", "tlh_ci", "tlh_ci"),
+            ("net_buffer_length", 4099, "instead of 4099"),
+            ("no_such_setting", 1, "no_such_setting"),
+        ),
+        fatal=("innodb_data_home_dir", "/nowhere"),
+    ),
     "postgresql": Material(
         ask="SELECT current_setting('{}') AS value",
         live=("work_mem", "12MB", "12MB"),

@@ -192,6 +192,16 @@ class MemoryContainers(Containers):
                 (data / "new").write_text("0")
             self.world.container = Seen(exists=True, running=True, status="running", started_at=time.time())
 
+    async def hold(self) -> None:
+        await self.world.call("hold")
+        self.world.container = replace(self.world.container, status="paused")
+        await self.world.call("held")
+
+    async def let_go(self) -> None:
+        await self.world.call("let_go")
+        if self.world.container.status == "paused":
+            self.world.container = replace(self.world.container, status="running")
+
     async def stop(self, seconds: int) -> None:
         await self.world.call("stop")
         if self.world.container.running:

@@ -1,0 +1,47 @@
+"""What the agent does for a backup of MySQL, and the containers that do the rest. Their programs are in `tool`.
+
+The container reads a copy of the files, in which the server stands still in the middle of whatever it did; it does not
+reach the server itself. To a server that starts on them, they are what a crash leaves.
+"""
+
+from __future__ import annotations
+
+from coffer_datastores.mysql.spec import UID
+from coffer_shared.datastore import ContainerSpec, Engine, Order
+
+_COPIES = "copies"
+"""Beside the data on the volume, and the same from the container's root."""
+
+
+class Backups:
+    """Implements HasBackup."""
+
+    def backup_container(self, order: Order, image: str) -> ContainerSpec:
+        return _container(image, binds=((f"{order.data}/{_COPIES}", f"/{_COPIES}", "ro"),))
+
+    async def before_backup(self, engine: Engine, backup: str) -> None:
+        """There is room for one copy, in the worst case: those of others go."""
+        order = engine.order
+        await engine.discard(f"{order.data}/{_COPIES}")
+        await engine.copy_still(f"{order.data}/data", f"{order.data}/{_COPIES}/{backup}")
+
+    async def after_backup(self, engine: Engine, backup: str) -> None:
+        await engine.discard(f"{engine.order.data}/{_COPIES}/{backup}")
+
+    def restore_container(self, order: Order, image: str, target: str) -> ContainerSpec:
+        del order
+        return _container(image, binds=((target, target, "rw"),))
+
+
+def _container(image: str, *, binds: tuple[tuple[str, str, str], ...]) -> ContainerSpec:
+    return ContainerSpec(
+        image=image,
+        command=(),
+        environment={"LC_ALL": "C"},
+        binds=binds,
+        tmpfs=("/tmp",),  # noqa: S108 - the container's own
+        uid=UID,
+        gid=UID,
+        stop_signal="SIGTERM",
+        stop_seconds=5,
+    )
