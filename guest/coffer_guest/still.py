@@ -30,7 +30,7 @@ _LET_GO_SECONDS = 0.5
 
 async def copy(containers: Containers, source: str, target: str) -> None:
     """EngineError if the file system cannot, or it takes too long; part of a copy may be there then."""
-    await asyncio.to_thread(Path(target).parent.mkdir, mode=0o755, exist_ok=True)
+    await asyncio.to_thread(_make_way, Path(target).parent)
     # What is only in memory yet would be written out while the engine is held, so most of it is written before.
     await run("sync", "--file-system", source)
     try:
@@ -52,6 +52,12 @@ async def let_go(containers: Containers) -> None:
             await asyncio.sleep(_LET_GO_SECONDS)
         else:
             return
+
+
+def _make_way(parent: Path) -> None:
+    """Whoever reads the copy passes through."""
+    parent.mkdir(exist_ok=True)
+    parent.chmod(0o711)
 
 
 async def discard(directory: str) -> None:

@@ -40,7 +40,7 @@ class MySQLTool:
         return None
 
     def versions(self) -> tuple[tuple[str, ...], ...]:
-        return (("mysqld", "--version"), ("zstd", "--version"))
+        return (("innochecksum", "--version"), ("zstd", "--version"))
 
     def unpack(self, target: Path) -> tuple[str, ...]:
         script = 'mkdir -m 0700 -- "$1" && exec tar -x --no-same-owner -p -f - -C "$1"'

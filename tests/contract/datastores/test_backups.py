@@ -99,6 +99,15 @@ async def test_a_backup_becomes_a_database_again(
     assert code == 0, words
 
 
+async def test_the_image_has_the_tools_and_they_tell_their_versions(
+    database: Running, tool: BackupTool, in_container: Run, ready: None
+) -> None:
+    spec = database.driver.backup_container(database.order, database.backup_image)
+    for program in tool.versions():
+        code, words = await in_container(spec, f"{shlex.join(program)} >&2")
+        assert (code, bool(words)) == (0, True), program
+
+
 async def test_part_of_a_backup_is_not_taken_for_a_database(
     database: Running, tool: BackupTool, in_container: Run, ready: None, tmp_path: Path
 ) -> None:
