@@ -4,9 +4,9 @@
     deploy/parameters/mysql.py 9.7        (needs Docker and coffer/mysql:9.7)
 
 What a variable is comes from the server's performance_schema, and from trying: whether it changes while the server
-runs, and which words it takes, is not told anywhere. Which of them are offered is said here. Of its six hundred, most are
-about replication, files, keys and the server's own workings; so one that a new version brings is not offered until it is
-named here.
+runs, and which words it takes, is not told anywhere. Which of them are offered is said here. Of its six hundred, most
+are about replication, files, keys and the server's own workings; so one that a new version brings is not offered until
+it is named here.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ OFFERED = {
         "innodb_buffer_pool_size innodb_log_buffer_size innodb_sort_buffer_size key_buffer_size "
         "myisam_sort_buffer_size bulk_insert_buffer_size sort_buffer_size join_buffer_size read_buffer_size "
         "read_rnd_buffer_size tmp_table_size temptable_max_ram temptable_max_mmap max_heap_table_size "
-        "max_sort_length max_length_for_sort_data parser_max_mem_size range_optimizer_max_mem_size set_operations_buffer_size "
-        "table_open_cache table_definition_cache stored_program_cache histogram_generation_max_mem_size "
-        "internal_tmp_mem_storage_engine"
+        "max_sort_length max_length_for_sort_data parser_max_mem_size range_optimizer_max_mem_size "
+        "set_operations_buffer_size table_open_cache table_definition_cache stored_program_cache "
+        "histogram_generation_max_mem_size internal_tmp_mem_storage_engine"
     ),
     "how InnoDB writes, reads, locks and cleans up": (
         "innodb_redo_log_capacity innodb_flush_log_at_trx_commit innodb_flush_log_at_timeout innodb_io_capacity "

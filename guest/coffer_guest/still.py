@@ -1,4 +1,4 @@
-"""A copy of the engine's files as they are at one moment: its container is held meanwhile, whatever it is in the midst of.
+"""A copy of the engine's files as they are at one moment, while its container is held, whatever it is at.
 
 The files are not copied but shared, which takes a fraction of a second however large they are, and no room until one of
 the two is written to. A file system that cannot do that is refused. An agent that dies in that moment leaves the engine
