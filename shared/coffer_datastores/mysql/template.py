@@ -20,7 +20,7 @@ def defaults(sizes: Sizes) -> dict[str, Setting]:
     mib = sizes.memory_bytes // _MIB
     step = _STEP_MIB * (1 + mib // (1000 * _STEP_MIB))
     most = max(64, (mib - _OTHERS_MIB) * 5 // 8)
-    # as many as the server would take; said, since of so many equal parts is the pool, which it would round up otherwise
+    # as many as the server would take, and told to it: it rounds the pool up to so many equal parts
     instances = max(1, min(64, int(sizes.vcpus) // 4, most // 1024))
     pool = most // (step * instances) * step * instances
     return {

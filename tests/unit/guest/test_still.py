@@ -94,7 +94,7 @@ async def test_a_second_copy_beside_the_first_is_another(world: World, cp: Path,
 @pytest.fixture
 def sharing_nothing() -> Iterator[Path]:
     """A file system that cannot: files in memory have none to share."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:  # noqa: S108
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         (Path(directory) / "data").mkdir()
         (Path(directory) / "data" / "t").write_text("rows")
         yield Path(directory)
