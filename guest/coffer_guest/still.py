@@ -33,13 +33,20 @@ async def copy(containers: Containers, source: str, target: str) -> None:
     await asyncio.to_thread(_make_way, Path(target).parent)
     # What is only in memory yet would be written out while the engine is held, so most of it is written before.
     await run("sync", "--file-system", source)
+    # Docker holds it even if nobody waits for that any more, and then it must not be let go before.
+    holding = asyncio.create_task(containers.hold())
     try:
-        await containers.hold()
+        await asyncio.shield(holding)
         said = await run("cp", "--archive", "--reflink=always", source, target, limit=_MOST_SECONDS)
     finally:
-        await asyncio.shield(let_go(containers))
+        await asyncio.shield(_let_go_after(holding, containers))
     if said.code != 0:
         raise EngineError(Failure.VOLUME, f"the files cannot be copied: {said.err[-500:]}")
+
+
+async def _let_go_after(holding: asyncio.Task[None], containers: Containers) -> None:
+    await asyncio.gather(holding, return_exceptions=True)
+    await let_go(containers)
 
 
 async def let_go(containers: Containers) -> None:

@@ -19,13 +19,17 @@ def defaults(sizes: Sizes) -> dict[str, Setting]:
     them."""
     mib = sizes.memory_bytes // _MIB
     step = _STEP_MIB * (1 + mib // (1000 * _STEP_MIB))
-    pool = max(64, (mib - _OTHERS_MIB) * 5 // 8) // step * step
+    most = max(64, (mib - _OTHERS_MIB) * 5 // 8)
+    # as many as the server would take, and told to it: it rounds the pool up to so many equal parts
+    instances = max(1, min(64, int(sizes.vcpus) // 4, most // 1024))
+    pool = most // (step * instances) * step * instances
     return {
         "max_connections": _MAX_CONNECTIONS,
         "character_set_server": "utf8mb4",
         "collation_server": "utf8mb4_0900_ai_ci",
         "innodb_buffer_pool_size": pool * _MIB,
         "innodb_buffer_pool_chunk_size": step * _MIB,
+        "innodb_buffer_pool_instances": instances,
         "innodb_redo_log_capacity": _log_mib(sizes, pool) * _MIB,
         "innodb_flush_log_at_trx_commit": 1,
         # the host's, on which the server has no say
