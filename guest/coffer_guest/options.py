@@ -57,6 +57,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.data_dir}/restoring"
 
     @property
+    def former(self) -> str:
+        """The engine's data as they were before an upgrade, beside them for the same reason."""
+        return f"{self.data_dir}/former"
+
+    @property
     def engine_config(self) -> str:
         return f"{self.state_dir}/engine/config"
 

@@ -26,6 +26,17 @@ def hand_over(target: str, uid: int, gid: int) -> None:
             os.lchown(f"{directory}/{name}", uid, gid)
 
 
+def aside(data: str) -> str:
+    return f"{data}.aside"
+
+
+def set_aside(data: str) -> None:
+    """Out of its place and out of any engine's reach. Nothing happens when it was done before."""
+    if Path(data).exists():
+        discard(aside(data))
+        Path(data).rename(aside(data))
+
+
 def take_place(target: str, data: str) -> None:
     """Durably. Nothing happens when it was done before."""
     if not Path(target).exists():

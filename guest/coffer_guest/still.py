@@ -37,9 +37,14 @@ async def copy(containers: Containers, source: str, target: str) -> None:
     holding = asyncio.create_task(containers.hold())
     try:
         await asyncio.shield(holding)
-        said = await run("cp", "--archive", "--reflink=always", source, target, limit=_MOST_SECONDS)
+        await share(source, target)
     finally:
         await asyncio.shield(_let_go_after(holding, containers))
+
+
+async def share(source: str, target: str) -> None:
+    """The copy itself, of what nobody writes to. EngineError as above."""
+    said = await run("cp", "--archive", "--reflink=always", source, target, limit=_MOST_SECONDS)
     if said.code != 0:
         raise EngineError(Failure.VOLUME, f"the files cannot be copied: {said.err[-500:]}")
 

@@ -202,7 +202,7 @@ class AccessChange(Exact):
 
 
 class InstanceEdit(Exact):
-    """Replicas and the version cannot be changed in this release."""
+    """Replicas cannot be changed in this release. `datastore_version`, by name or id, upgrades the database."""
 
     name: Nes | None = None
     replica_of: Any = None

@@ -9,7 +9,7 @@ import asyncpg
 from sqlalchemy import text
 from starlette.responses import Response
 
-from coffer_api import creating, documents, filing, instance_configuration, instance_rows, views
+from coffer_api import creating, documents, filing, instance_configuration, instance_rows, upgrading, views
 from coffer_api.bodies import CreateInstance, EditInstance, InstanceChange, InstanceEdit, UpdateInstance
 from coffer_api.call import Call, Routes, empty, reply
 from coffer_api.filing import accepted
@@ -55,9 +55,10 @@ async def show_instance(call: Call) -> Response:
     "PUT", "/instances/{id}", rule="instance:update", body=UpdateInstance, status=202, errors=(422, 501),
 )
 async def update_instance(call: Call) -> Response:
-    """The name, `access` and `configuration`. Of `access`, what is left out stays as it is; 422 for it while another
-    task of the instance runs. Null for `configuration`, or nothing at all, detaches the group. The operation in
-    `X-Coffer-Operation` tells how the change goes on."""
+    """The name, `access`, `configuration` and `datastore_version`. Of `access`, what is left out stays as it is; 422
+    for it while another task of the instance runs. Null for `configuration`, or nothing at all, detaches the group.
+    Another version is run over the same data, if the instance is healthy; it goes back to the one it had if the
+    database does not become healthy with it. The operation in `X-Coffer-Operation` tells how the change goes on."""
     return await _update(call, (await call.body(UpdateInstance)).instance)
 
 
@@ -114,13 +115,16 @@ def _created(row: asyncpg.Record) -> Any:
 
 async def _update(call: Call, wanted: InstanceEdit) -> Response:
     given = wanted.model_fields_set
-    later = given - {"name", "access", "configuration"}
+    later = given - {"name", "access", "configuration", "datastore_version"}
     if len(given - {"name"}) > 1:
         raise bad_request("Only one attribute (except 'name') is allowed to update.")
     row = await instance_rows.load(call)
     group = await instance_configuration.choose(call, row["version_id"], wanted.configuration)
     # clients of Trove detach by a PUT that says nothing at all
     attach = "configuration" in given or (not given and isinstance(wanted, InstanceChange))
+    version = None
+    if wanted.datastore_version is not None:
+        version = await upgrading.choose(call, row, wanted.datastore_version)
     if later:
         raise not_in_this_release(f"Changing {', '.join(sorted(later))}")
     if "name" in given and wanted.name is None:
@@ -133,6 +137,8 @@ async def _update(call: Call, wanted: InstanceEdit) -> Response:
             if changed:
                 filed = filing.new(call, row, "update_access", within=ACCESS_WITHIN, lifecycle=True, args=changed)
                 operation = await operations.file(session, filed, None)
+            if version is not None:
+                operation = await operations.file(session, upgrading.new(call, row, version), None)
             if attach:
                 operation = await instance_configuration.attach(call, session, row, group)
             if wanted.name is not None:

@@ -26,6 +26,7 @@ _TASKS: Mapping[str, str] = {
     "resize_volume": "RESIZE",
     "resize_flavor": "RESIZE",
     "rebuild_instance": "BUILD",
+    "upgrade_instance": "UPGRADE",
 }
 _BESIDE = frozenset({None, "create_backup", "create_snapshot"})
 """Tasks during which an instance goes on serving, and shows what it would show without them."""

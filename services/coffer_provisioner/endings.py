@@ -10,6 +10,7 @@ from coffer_provisioner.plan import Job
 
 _SETTLES = frozenset({
     "create_instance", "restart_instance", "recover_instance", "reboot_instance", "resize_flavor", "rebuild_instance",
+    "upgrade_instance",
 })
 """Kinds whose success takes back an earlier fault."""
 _FAILS = frozenset({"create_instance"})

@@ -34,6 +34,7 @@ _EXCHANGE = text("""
         updated_at = now()
     WHERE id = :instance AND configuration_id IS NOT DISTINCT FROM CAST(:attached AS text)
 """)
+_VERSION = text("SELECT version, image, image_digest FROM datastore_versions WHERE id = :id")
 _FILED = text("SELECT instance_id, project_id, user_id, request_id, trace FROM operations WHERE id = :id")
 _HELD = text("""
     SELECT g.*, g.revoked_at IS NOT NULL OR i.deleted_at IS NOT NULL AS gone, g.boot_expires_at <= now() AS expired
@@ -84,6 +85,12 @@ class PostgresRecords:
         row = await self._one(text("SELECT ram_mb, vcpus FROM flavors WHERE id = :id"), id=flavor)
         if row is None:
             raise GiveUp("no_flavor", f"the flavor {flavor} is not on offer any more")
+        return row
+
+    async def version(self, version: str) -> dict[str, Any]:
+        row = await self._one(_VERSION, id=version)
+        if row is None:
+            raise GiveUp("no_version", "the version is not on offer any more")
         return row
 
     async def exchange_configuration(self, instance: str, attached: str | None, other: str | None) -> None:

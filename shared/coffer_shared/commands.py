@@ -197,6 +197,22 @@ class Configured(msgspec.Struct, frozen=True):
     """Names of settings that act only once the database is restarted."""
 
 
+class Upgrade(msgspec.Struct, frozen=True):
+    """`upgrade`: run the image of another version over the same data. If the database does not become healthy with it,
+    it goes back to the version and the data that it had."""
+
+    version: str
+    image: str
+    """registry/repository@sha256:..."""
+
+
+class Upgraded(msgspec.Struct, frozen=True):
+    """Result of `upgrade`."""
+
+    engine_version: str
+    """As the running engine tells it."""
+
+
 class SetAccess(msgspec.Struct, frozen=True):
     """`set_access`: who may connect from now on. Whoever may not any more is cut off, the others notice nothing."""
 
@@ -224,6 +240,7 @@ COMMANDS: dict[str, type[msgspec.Struct]] = {
     "resize": Resize,
     "set_access": SetAccess,
     "configure": Configure,
+    "upgrade": Upgrade,
     "backup": BackUp,
     "snapshot": Snapshot,
     "adopt": Prepare,

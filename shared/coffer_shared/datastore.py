@@ -73,6 +73,9 @@ class Datastore:
     """The settings that every instance of these sizes gets from its agent, by name; None: they are not told."""
     units: Mapping[str, Unit] = field(default_factory=dict)
     """By the spelling in which they follow a number; a parameter that counts in one takes text with any of its kind."""
+    upgrades_within: int = 0
+    """So many of a version's leading numbers an upgrade keeps: beyond them the engine does not open its files as they
+    are. It never goes to a lower number."""
     image: str = ""
     """Repository of the engine's image in the stack's registry; its tag is the number of the version."""
     backup_image: str = ""

@@ -22,6 +22,7 @@ from coffer_guest.commands import (
     resize,
     root,
     snapshot,
+    upgrade,
     users,
     volume,
 )
@@ -69,6 +70,7 @@ _RUN: Mapping[str, Run] = {
     "resize": resize.resize,
     "set_access": access.set_access,
     "configure": configure.configure,
+    "upgrade": upgrade.upgrade,
     "backup": backup.backup,
     "snapshot": snapshot.snapshot,
 }

@@ -25,6 +25,7 @@ from coffer_provisioner.plans.resize_volume import GROW_FILE_SYSTEM, RESIZE_VOLU
 from coffer_provisioner.plans.restart_instance import RESTART_INSTANCE
 from coffer_provisioner.plans.stop_instance import STOP_INSTANCE
 from coffer_provisioner.plans.update_access import UPDATE_ACCESS
+from coffer_provisioner.plans.upgrade_instance import UPGRADE_INSTANCE
 
 DATA_COMMANDS = (
     "create_databases", "drop_database", "create_users", "drop_user", "set_passwords", "change_user", "grant",
@@ -47,6 +48,7 @@ PLANS: Mapping[str, Plan] = MappingProxyType({
         RESIZE_FLAVOR,
         FIT_ENGINE,
         REBUILD_INSTANCE,
+        UPGRADE_INSTANCE,
         ENABLE_ROOT,
         CONFIGURE_INSTANCE,
         CREATE_BACKUP,

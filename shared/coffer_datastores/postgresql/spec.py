@@ -34,6 +34,7 @@ DATASTORE = Datastore(
     has_hosts=False,
     defaults=template.defaults,
     units=template.UNITS,
+    upgrades_within=1,
     image="coffer/postgres",
     backup_image="coffer/postgres-backup",
 )

@@ -53,6 +53,14 @@ class World:
     """The engine's directory."""
     memory: int = 0
     """That the engine's container was made with, in bytes."""
+    image: str = ""
+    """The same."""
+    crashing: set[str] = field(default_factory=set)
+    """Images with which the engine does not stay up."""
+    hanging: set[str] = field(default_factory=set)
+    """Images with which it does not become healthy."""
+    files_of: list[tuple[str, str]] = field(default_factory=list)
+    """For each start of the engine its image, and the image that the files were of before it."""
     started_on: list[list[str]] = field(default_factory=list)
     """What was in it at each start of the engine."""
     ready_for: list[str] = field(default_factory=list)
@@ -173,11 +181,11 @@ class MemoryContainers(Containers):
     async def ensure(self, spec: ContainerSpec, *, memory_bytes: int) -> bool:
         await self.world.call("ensure")
         self.world.data = spec.binds[0][0]
-        if self.world.container.exists and self.world.memory == memory_bytes:
+        if self.world.container.exists and (self.world.memory, self.world.image) == (memory_bytes, spec.image):
             return False
         if self.world.container.running:
             await self.stop(spec.stop_seconds)
-        self.world.memory = memory_bytes
+        self.world.memory, self.world.image = memory_bytes, spec.image
         self.world.container = Seen(exists=True, status="created")
         return True
 
@@ -190,7 +198,13 @@ class MemoryContainers(Containers):
             self.world.started_on.append(sorted(path.name for path in data.iterdir()))
             if not self.world.started_on[-1]:
                 (data / "new").write_text("0")
-            self.world.container = Seen(exists=True, running=True, status="running", started_at=time.time())
+            of, image = data / "image", self.world.image
+            self.world.files_of.append((image, of.read_text() if of.exists() else image))
+            of.write_text(image)
+            if image in self.world.crashing:
+                self.world.container = Seen(exists=True, status="exited", exit_code=1, restarts=3, started_at=1.0)
+            else:
+                self.world.container = Seen(exists=True, running=True, status="running", started_at=time.time())
 
     async def hold(self) -> None:
         await self.world.call("hold")

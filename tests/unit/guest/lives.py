@@ -120,7 +120,7 @@ def use(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         for name in names:
             monkeypatch.setattr(owner, name, _mortal(world, name, _original(owner, name)))
-    for name in ("make_room", "hand_over", "take_place", "discard"):
+    for name in ("make_room", "hand_over", "set_aside", "take_place", "discard"):
         monkeypatch.setattr(restoring, name, _mortal_sync(world, name, _original(restoring, name)))
 
 

@@ -78,6 +78,8 @@ class MemoryDriver:
 
     async def health(self, session: Session) -> Health:
         await self.world.call("health")
+        if self.world.image in self.world.hanging:
+            return Health(ok=False, detail="it hangs")
         return Health(ok=True, version="1.0", metrics={"memory_up": 1.0})
 
     async def after_first_start(self, session: Session) -> None:

@@ -95,6 +95,11 @@ class World:
         self.flavors: dict[str, dict[str, Any]] = {
             "1": {"ram_mb": 512, "vcpus": 1.0}, "2": {"ram_mb": 1024, "vcpus": 2.0},
         }
+        self.versions: dict[str, dict[str, Any]] = {
+            "newer": {"version": "17.9", "image": "coffer/postgres:17.9", "image_digest": "sha256:" + "9" * 64},
+        }
+        self.image = ""
+        """That the engine was given."""
         self.after: list[str] = []
         """Kinds of operations filed to run after this one."""
         self.operation_row: dict[str, Any] = {}
@@ -146,6 +151,11 @@ class World:
         if flavor not in self.flavors:
             raise GiveUp("no_flavor", f"the flavor {flavor} is not on offer any more")
         return self.flavors[flavor]
+
+    async def version(self, version: str) -> dict[str, Any]:
+        if version not in self.versions:
+            raise GiveUp("no_version", "the version is not on offer any more")
+        return self.versions[version]
 
     async def file_after(self, operation: str, kind: str, *, within: timedelta, beside: bool = False) -> None:
         if kind not in self.after:
@@ -205,6 +215,7 @@ class World:
         self.allowed = list(command.args.get("allowed_cidrs", self.allowed))
         self.memory = command.args.get("memory_bytes", self.memory)
         self.settings = dict(command.args.get("settings", self.settings))
+        self.image = command.args.get("image", self.image)
         size = command.args.get("volume_bytes", self.file_system)
         assert size <= self.cloud.gib(INSTANCE) << 30, "the device is smaller than what it is to hold"
         self.file_system = size
