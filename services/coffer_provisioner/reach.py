@@ -35,6 +35,10 @@ class Records(Protocol):
         """`ram_mb` and `vcpus`. GiveUp `no_flavor` if it is not on offer any more."""
         ...
 
+    async def version(self, version: str) -> dict[str, Any]:
+        """`version`, `image` and `image_digest` of that datastore version. GiveUp `no_version` if it is gone."""
+        ...
+
     async def exchange_configuration(self, instance: str, attached: str | None, other: str | None) -> None:
         """The configuration group `other` in the place of `attached`, if that is what the instance has, and `other` is
         still there."""
