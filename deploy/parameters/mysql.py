@@ -71,7 +71,7 @@ OFFERED = {
         "log_queries_not_using_indexes log_throttle_queries_not_using_indexes log_error_verbosity performance_schema"
     ),
 }
-NARROWER = {"max_connections": {"min": 20}, "long_query_time": {"max": 31536000.0}}
+NARROWER: dict[str, dict[str, Any]] = {"max_connections": {"min": 20}, "long_query_time": {"max": 31536000.0}}
 """Where the server takes more than it is well with, since the agent comes in as well, or than it says: of a time in
 seconds it tells microseconds."""
 LARGEST = 2**63

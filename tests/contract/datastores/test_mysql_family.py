@@ -139,6 +139,7 @@ async def test_a_user_cannot_give_itself_more(server: Running, word: str) -> Non
     await server.driver.create_databases(server, [Database(word), Database(word + "2")])
     await server.driver.create_users(server, [NewUser(word, "x", databases=(word,))])
     async with server.session() as agent, server.tenant(word, "x", word) as tenant:
+        (own,) = await agent.fetch("SELECT CONNECTION_ID() AS id")
         for statement in (
             "CREATE USER x@'%'",
             "CREATE DATABASE x",
@@ -148,7 +149,7 @@ async def test_a_user_cannot_give_itself_more(server: Running, word: str) -> Non
             "SELECT * FROM mysql.user",
             f"USE {word}2",
             "SELECT 1 INTO OUTFILE '/tmp/x'",
-            f"KILL {agent.id}",
+            f"KILL {own['id']}",
         ):
             with pytest.raises(pymysql.MySQLError):
                 await tenant.execute(statement)
