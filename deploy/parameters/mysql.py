@@ -6,7 +6,7 @@
 What a variable is comes from the server's performance_schema, and from trying: whether it changes while the server
 runs, and which words it takes, is not told anywhere. Which of them are offered is said here. Of its six hundred, most
 are about replication, files, keys and the server's own workings; so one that a new version brings is not offered until
-it is named here.
+it is named here. One that cannot stand in a file, such as sql_safe_updates, must not be: the server would not start.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OFFERED = {
     "what statements mean where a session does not say": (
         "sql_mode autocommit completion_type character_set_server collation_server time_zone default_week_format "
         "transaction_isolation explicit_defaults_for_timestamp auto_increment_increment auto_increment_offset "
-        "group_concat_max_len div_precision_increment lc_time_names sql_safe_updates sql_require_primary_key "
+        "group_concat_max_len div_precision_increment lc_time_names sql_require_primary_key "
         "sql_generate_invisible_primary_key max_join_size updatable_views_with_limit low_priority_updates "
         "event_scheduler local_infile log_bin_trust_function_creators cte_max_recursion_depth regexp_stack_limit "
         "regexp_time_limit max_sp_recursion_depth block_encryption_mode default_table_encryption innodb_strict_mode "
@@ -71,7 +71,7 @@ OFFERED = {
         "log_queries_not_using_indexes log_throttle_queries_not_using_indexes log_error_verbosity performance_schema"
     ),
 }
-NARROWER: dict[str, dict[str, float]] = {"max_connections": {"min": 20}, "long_query_time": {"max": 31536000.0}}
+NARROWER: dict[str, dict[str, Any]] = {"max_connections": {"min": 20}, "long_query_time": {"max": 31536000.0}}
 """Where the server takes more than it is well with, since the agent comes in as well, or than it says: of a time in
 seconds it tells microseconds."""
 LARGEST = 2**63

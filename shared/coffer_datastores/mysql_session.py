@@ -30,7 +30,7 @@ _SETTINGS = {
     "lock_wait_timeout": "10",
     "wait_timeout": "28800",
     "sql_safe_updates": "0",
-    "sql_select_limit": "DEFAULT",
+    "sql_select_limit": "18446744073709551615",  # none; by default it would be what they chose
     "max_error_count": "0",  # no list of warnings: the client would ask for it, and make Python's of them
 }
 

@@ -15,7 +15,6 @@ _OPTIONS = {"time_zone": "default_time_zone"}
 _LINES = {
     # by this alone, or a file of that name is written
     "log_bin": "skip_log_bin",
-    "plugin_load_add": "plugin_load_add = auth_socket.so",
 }
 """Variables that have a line of another form."""
 _OF_THE_AGENT = f"'{AGENT}'@'localhost' IDENTIFIED WITH auth_socket AS 'root'"
@@ -59,7 +58,8 @@ def own_settings(order: Order) -> dict[str, Setting]:
         "bind_address": ",".join(("127.0.0.1", *order.listen)),
         "port": order.port,
         "init_file": f"{CONFIG}/accounts.sql",
-        "plugin_load_add": "auth_socket.so",
+        # not added to a list: the image has the server read its files twice, which would then load it twice
+        "plugin_load": "auth_socket.so",
         # neither root nor a user it made reads or writes files of the server's
         "secure_file_priv": "NULL",
         # what root tells the server to remember would go before these files, and could keep it from starting

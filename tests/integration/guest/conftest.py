@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 import coffer_datastores
 from coffer_guest import agent
 from integration.guest.control_plane import QUICK, ControlPlane
+from integration.guest.disk_host import PROGRAMS, ROOT, DiskHost
 from support.nats_server import NatsServer
 from unit.guest.fakes import World, machine_in, options_in
 from unit.guest.memory_driver import MemoryDriver
@@ -86,3 +87,33 @@ async def guest(tmp_path: Path, world: World) -> AsyncIterator[Guest]:
     made = Guest(tmp_path, world)
     yield made
     await made.kill()
+
+
+@pytest.fixture(scope="session")
+def disk_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a machine with a disk is set up by."""
+    place = tmp_path_factory.mktemp("programs")
+    for name, line in PROGRAMS.items():
+        program = place / name
+        program.write_text(f"#!/bin/sh\n{line}\n")
+        program.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{place}:{ROOT / 'deploy/images/machine'}:{os.environ['PATH']}")
+        yield
+
+
+@pytest.fixture
+async def hosts(disk_programs: None) -> AsyncIterator[Callable[[], DiskHost]]:
+    """Machines with a disk, which is to be made."""
+    del disk_programs
+    made: list[DiskHost] = []
+
+    def make() -> DiskHost:
+        made.append(DiskHost())
+        return made[-1]
+
+    yield make
+    for host in made:
+        if hasattr(host, "work"):
+            await host.die()
+        await host.remove()

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,28 +21,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from coffer_guest.containers import Containers
-from coffer_guest.options import Options
 from coffer_guest.volume import Volume
 from coffer_shared.backups import Grant
 from coffer_shared.errors import GiveUp
 from coffer_shared.messages import Engine
-from integration.guest.host import LISTEN, PASSWORD, SOCKET, USERS, Host, docker
+from integration.guest.disk_host import GIB, DiskHost, sh
+from integration.guest.host import LISTEN, PASSWORD, USERS, Host, docker
 
 pytestmark = pytest.mark.docker
 
-ROOT = Path(__file__).resolve().parents[3]
-IMAGE = "coffer/machine"
-GIB = 1 << 30
-# The host need not have XFS's programs: those of the machine's image see its loop devices and its mount.
-INSIDE = (
-    "exec docker run --rm --network none --cap-drop ALL --cap-add SYS_ADMIN --device-cgroup-rule 'b 7:* rwm' "
-    "--security-opt seccomp=unconfined --security-opt apparmor=unconfined -v /dev:/dev"
-)
-PROGRAMS = {
-    "mkfs.xfs": f'{INSIDE} --entrypoint mkfs.xfs {IMAGE} "$@"',
-    "xfs_growfs": f'{INSIDE} -v "$1:$1" --entrypoint xfs_growfs {IMAGE} "$1"',
-}
 AGENT = """
 import asyncio, sys
 from coffer_guest.options import Options
@@ -59,63 +45,8 @@ asyncio.run(main())
 """
 
 
-def sh(*argv: str) -> None:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 async def no_grant(operation: str) -> Grant:
     raise GiveUp("forbidden", operation)
-
-
-class DiskHost(Host):
-    """Its volume is a file, attached as a loop device, as in a machine container."""
-
-    volume = Volume
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.minor = str(20_000 + secrets.randbelow(10_000))
-        self.disk = self.directory / "disk.img"
-        self.data = self.directory / "data"
-        sh("coffer-loop", "add", self.minor)
-
-    @property
-    def options(self) -> Options:
-        at = str(self.directory)
-        return Options(
-            state_dir=f"{at}/state",
-            data_dir=str(self.data),
-            jobs_dir=f"{at}/run/jobs",
-            docker_socket=SOCKET,
-            volume_file=str(self.disk),
-            loop_minor=int(self.minor),
-        )
-
-    async def mount(self) -> Volume:
-        made = Volume(self.options)
-        await made.ensure_mounted(self.fs_uuid, may_format=True)
-        return made
-
-    def detach(self) -> None:
-        """The machine is switched off."""
-        subprocess.run(["fsfreeze", "-u", str(self.data)], capture_output=True, check=False)
-        if self.data.is_mount():
-            sh("umount", str(self.data))
-        if self.disk.exists():
-            sh("coffer-volume", "detach", str(self.disk), self.minor)
-
-    async def switch_off(self) -> None:
-        containers = Containers(SOCKET, name=self.container)
-        await containers.remove()
-        await containers.close()
-        self.detach()
-
-    async def remove(self) -> None:
-        """When no agent lives there any more."""
-        await self.switch_off()
-        sh("coffer-loop", "remove", self.minor)
-        shutil.rmtree(self.directory)
 
 
 class Writer:
@@ -149,30 +80,6 @@ class Writer:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
-
-
-@pytest.fixture(autouse=True)
-def _programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, line in PROGRAMS.items():
-        program = tmp_path / name
-        program.write_text(f"#!/bin/sh\n{line}\n")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{ROOT / 'deploy/images/machine'}:{os.environ['PATH']}")
-
-
-@pytest.fixture
-async def hosts() -> AsyncIterator[Callable[[], DiskHost]]:
-    made: list[DiskHost] = []
-
-    def make() -> DiskHost:
-        made.append(DiskHost())
-        return made[-1]
-
-    yield make
-    for host in made:
-        if hasattr(host, "work"):
-            await host.die()
-        await host.remove()
 
 
 @pytest.fixture

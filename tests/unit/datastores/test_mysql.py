@@ -110,7 +110,7 @@ def test_the_agents_account_is_of_the_socket_only() -> None:
     lines = content(order(), "accounts.sql")
     assert all(line.endswith(";") for line in lines)
     assert len([line for line in lines if f"'{AGENT}'@'localhost' IDENTIFIED WITH auth_socket AS 'root'" in line]) == 2
-    assert settings(order())["plugin_load_add"] == "auth_socket.so"
+    assert settings(order())["plugin_load"] == "auth_socket.so"
 
 
 def test_no_secret_is_in_what_it_is_started_with() -> None:
