@@ -142,6 +142,7 @@ BACKUPS = (
 )
 TASKS = (
     Row("database instance restart desk-{t}", until="ready instance desk-{t}"),
+    Row("database instance upgrade desk-{t} {version}", until="ready instance desk-{t}"),
     Row("database instance update desk-{t} --is-private", until="ready instance desk-{t}"),
     Row("database instance update desk-{t} --is-public --allowed-cidr 127.0.0.0/8", until="ready instance desk-{t}"),
     Row("database instance resize volume desk-{t} 2", until="ready instance desk-{t}"),
@@ -150,7 +151,6 @@ TASKS = (
     Row("database instance show desk-{t}", r"\bflavor\b\W+2\b"),
     *_all(
         Outcome.WAITS, LATER, "database instance create r-{t} --replica-of desk-{t}",
-        "database instance upgrade desk-{t} {version}",
         "database instance promote desk-{t}", "database instance eject desk-{t}", "database instance detach desk-{t}",
         "database log list desk-{t}", "database log show desk-{t} general",
         "database log set desk-{t} general --enable",

@@ -102,7 +102,7 @@ def test_the_new_version_runs_over_the_same_data(api: Api, stack: Stack, offer: 
     assert beside_the_data(stack, made) == {"engine"}
 
 
-def test_what_does_not_stay_up_is_taken_back(api: Api, stack: Stack, offer: Offer, instance: Any) -> None:
+def test_weakness_18_what_does_not_stay_up_is_taken_back(api: Api, stack: Stack, offer: Offer, instance: Any) -> None:
     made, bank = instance
     before, running = bank.value(STATIC), labels(stack, made)
     was = shown(api, made)

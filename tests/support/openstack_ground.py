@@ -339,6 +339,10 @@ class RealGround:
         return not snapshots and not volumes
 
     def close(self) -> None:
+        with warnings.catch_warnings(action="ignore"):  # no test's, so none of their marks counts for it
+            self._close()
+
+    def _close(self) -> None:
         network = self.admin.network
         for port in list(network.ports(device_id=self.router.id, device_owner="network:router_interface")):
             network.remove_interface_from_router(self.router, port_id=port.id)

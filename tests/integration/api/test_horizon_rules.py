@@ -17,6 +17,7 @@ from coffer_shared.commands import UserFound
 from coffer_shared.messages import Engine
 from integration.api.guest import StubGuest, doing
 from integration.api.service import VERSION, Caller, World, serving
+from integration.api.test_restores import add_version
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
     from troveclient.apiclient.exceptions import ClientException
@@ -189,7 +190,7 @@ async def test_the_tab_of_logs_says_that_it_waits(horizon: Dashboard, world: Wor
 
 
 async def test_row_actions(api: Caller, horizon: Dashboard, world: World):
-    instance = await world.instance()
+    instance, newer = await world.instance(), await add_version(world, "17.9")
     await horizon(lambda client: client.instances.update(instance, name="renamed"))
     await horizon(lambda client: client.instances.update(instance, remove_configuration=True))
     assert (await api("GET", f"/instances/{instance}")).body["instance"]["name"] == "renamed"
@@ -197,10 +198,10 @@ async def test_row_actions(api: Caller, horizon: Dashboard, world: World):
         lambda client: client.instances.update(instance, detach_replica_source=True),
         lambda client: client.instances.promote_to_replica_source(instance),
         lambda client: client.instances.eject_replica_source(instance),
-        lambda client: client.instances.upgrade(instance, VERSION),
     ):
         assert (await horizon.fails(view)).http_status == 501
     for view in (
+        lambda client: client.instances.upgrade(instance, newer),
         lambda client: client.instances.restart(instance),
         lambda client: client.instances.resize_instance(instance, "gold"),
         lambda client: client.instances.resize_volume(instance, 3),

@@ -158,7 +158,6 @@ async def test_the_default_version_is_one_of_the_versions(api: Caller):
     [
         ("POST", "/instances/{id}/action", {"promote_to_replica_source": {}}),
         ("POST", "/instances/{id}/action", {"eject_replica_source": {}}),
-        ("PATCH", "/instances/{id}", {"instance": {"datastore_version": "18"}}),
         ("GET", "/instances/{id}/log", None), ("POST", "/instances/{id}/log", {"name": "general", "publish": 1}),
         ("GET", "/instances/{id}/ssl", None), ("POST", "/instances/{id}/ssl", {"ssl": {"disable": True}}),
         ("POST", "/instances", {"instance": {"name": "r", "replica_of": "{id}", "nics": [{"net-id": NETWORK}]}}),

@@ -51,7 +51,7 @@ async def test_the_version_that_it_has_is_accepted_and_nothing_happens(api: Call
     assert await operations_of(world) == []
 
 
-async def test_what_it_cannot_be_upgraded_to(api: Caller, world: World) -> None:
+async def test_weakness_18_what_it_cannot_be_upgraded_to(api: Caller, world: World) -> None:
     await add_version(world, "17.5")
     await add_version(world, "18.1")
     await add_version(world, "17.9", manager="mysql")

@@ -174,7 +174,7 @@ async def test_once_it_was_healthy_there_is_no_way_back(
 
 
 @pytest.mark.parametrize("crashing", [False, True], ids=["good", "bad"])
-async def test_the_power_is_cut_at_every_call(
+async def test_weakness_18_the_power_is_cut_at_every_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: None, crashing: bool,
 ) -> None:
     """The former image never runs on what the new one has touched, and in the end one of the two is there, whole."""

@@ -35,7 +35,7 @@ async def test_the_guest_is_told_the_image_by_digest_and_then_the_row_says_it(bu
     assert (one.row["datastore_version_id"], one.image) == ("newer", NEW)
 
 
-async def test_it_is_killed_everywhere(built):
+async def test_weakness_18_it_is_killed_everywhere(built):
     ends = 0
     async for one, claimed, at in everywhere(built, "upgrade_instance", WANTED):
         ends += 1
