@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import aiomysql
@@ -39,6 +41,11 @@ class Client(Protocol):
         ...
 
     @property
+    def reads_copy(self) -> bool:
+        """Whether its backups are of a copy of its files, for which it need not run."""
+        ...
+
+    @property
     def denied(self) -> tuple[type[Exception], ...]:
         """What the engine's refusals are."""
         ...
@@ -62,11 +69,15 @@ class Client(Protocol):
         ...
 
     async def held(self, engine: Engine) -> list[Any]:
-        """What the server holds for a backup that runs."""
+        """What is kept for a backup that runs, by the server or beside it."""
         ...
 
     def numbers(self, most: int) -> str:
         """A query for the numbers from 1, as `n`."""
+        ...
+
+    def digest(self, text: str) -> str:
+        """Some sum of it."""
         ...
 
 
@@ -74,6 +85,7 @@ class Client(Protocol):
 class Postgres:
     home: str = "postgres"
     tells_position: bool = True
+    reads_copy: bool = False
     open_to_all: frozenset[str] = frozenset()
     denied: tuple[type[Exception], ...] = (asyncpg.PostgresError,)
     ended: tuple[type[Exception], ...] = (
@@ -107,6 +119,9 @@ class Postgres:
     def numbers(self, most: int) -> str:
         return f"SELECT n FROM generate_series(1, {most}) n"
 
+    def digest(self, text: str) -> str:
+        return f"md5({text})"
+
 
 class MySQLTenant:
     def __init__(self, connection: aiomysql.Connection) -> None:
@@ -126,6 +141,7 @@ class MySQLTenant:
 class MariaDB:
     home: str = "mysql"
     tells_position: bool = True
+    reads_copy: bool = False
     first: str = "SET SESSION max_error_count = 0"
     """In each session: the client makes Python's warnings of the server's."""
     open_to_all: frozenset[str] = frozenset({"information_schema", "performance_schema"})
@@ -164,11 +180,19 @@ class MariaDB:
     def numbers(self, most: int) -> str:
         return f"SELECT seq AS n FROM seq_1_to_{most}"
 
+    def digest(self, text: str) -> str:
+        return f"sha2({text}, 256)"
+
 
 @dataclass(frozen=True)
 class MySQL(MariaDB):
     first: str = "DO 0"
     tells_position: bool = False
+    reads_copy: bool = True
+
+    async def held(self, engine: Engine) -> list[Any]:
+        copies = Path(engine.order.data) / "copies"
+        return await asyncio.to_thread(lambda: [path.name for path in copies.glob("*")])
 
     def numbers(self, most: int) -> str:
         listed = f"CONCAT('[0', REPEAT(',0', {most} - 1), ']')"

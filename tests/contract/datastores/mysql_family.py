@@ -71,10 +71,7 @@ MEMBERS = {
         collations={
             "utf8mb4": "utf8mb4_0900_ai_ci", "utf8mb3": "utf8mb3_general_ci", "latin1": "latin1_swedish_ci",
         },
-        harm=(
-            "SET GLOBAL partial_revokes = 1", "REVOKE SELECT ON mysql.* FROM coffer_agent@localhost", *_HARM,
-            "ALTER USER coffer_agent@localhost REQUIRE SSL WITH MAX_USER_CONNECTIONS 1",
-        ),
+        harm=(*_HARM, "ALTER USER coffer_agent@localhost REQUIRE SSL WITH MAX_USER_CONNECTIONS 1"),
     ),
 }  # fmt: skip
 

@@ -52,6 +52,21 @@ async def test_what_root_tells_the_server_to_remember_a_restart_forgets(mysql: A
     assert list(found.values()) == [told["max_connections"], told["innodb_buffer_pool_size"], 1, 0]
 
 
+async def test_a_right_that_root_took_from_the_agent_in_one_database_a_restart_gives_back(mysql: Any) -> None:
+    await mysql.driver.enable_root(mysql, PASSWORD)
+    async with mysql.tenant("root", PASSWORD, "mysql") as root:
+        await root.execute("SET SESSION max_error_count = 0")
+        await root.execute("SET GLOBAL partial_revokes = 1")
+        await root.execute("REVOKE SELECT ON mysql.* FROM coffer_agent@localhost")
+    with pytest.raises(EngineError):
+        await mysql.driver.list_users(mysql)
+    # the first finds that there was such a thing, and has the server mind it until the second
+    for _ in range(2):
+        await restart(mysql)
+    await mysql.driver.disable_root(mysql)
+    assert await ask(mysql, "SELECT @@partial_revokes AS minded") == [{"minded": 0}]
+
+
 @pytest.mark.parametrize("place", ["/tmp", "/var/lib/mysql", "/run/mysqld"])
 async def test_tables_are_where_all_tables_are_whatever_root_says(mysql: Any, word: str, place: str) -> None:
     await mysql.driver.create_databases(mysql, [Database(word)])

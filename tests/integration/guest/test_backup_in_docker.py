@@ -18,8 +18,10 @@ from coffer_guest.leftovers import take_back
 from coffer_shared.backups import BackedUp, BackUp, RestoreFrom
 from coffer_shared.datastore import Feature
 from coffer_shared.messages import Accepted, Cancel, Finished
+from integration.guest.disk_host import GIB, DiskHost, sh
 from integration.guest.host import USERS, Host, docker
 from integration.guest.object_store import ObjectStore
+from support.engines import CLIENTS
 
 pytestmark = pytest.mark.docker
 
@@ -37,22 +39,35 @@ async def store() -> AsyncIterator[ObjectStore]:
     await made.close()
 
 
+def machine(datastore: str) -> Host:
+    """With a disk where a backup is of a copy of the files, which share what they have."""
+    if not CLIENTS[datastore].reads_copy:
+        return Host(datastore)
+    made = DiskHost(datastore)
+    sh("truncate", "-s", str(2 * GIB), str(made.disk))
+    return made
+
+
 @pytest.fixture(scope="module", params=WITH)
-def prepared(request: pytest.FixtureRequest) -> Iterator[Host]:
+def prepared(request: pytest.FixtureRequest, disk_programs: None) -> Iterator[Host]:
     """A database of each kind with something in it, and no agent."""
-    made = Host(request.param)
+    del disk_programs
+    made = machine(request.param)
 
     async def prepare() -> None:
         await made.live(ObjectStore().renew_with("PUT"))
         ending = await made.run("prepare", made.order(databases=[{"name": "shop"}], users=USERS))
         assert ending.state == "done", ending
         rows = made.client.numbers(50000)
-        await made.value(f"CREATE TABLE t AS SELECT n, md5(concat(n, 'x')) AS word FROM ({rows}) numbers")
+        word = made.client.digest("concat(n, 'x')")
+        await made.value(f"CREATE TABLE t AS SELECT n, {word} AS word FROM ({rows}) numbers")
         await made.die()
 
-    asyncio.run(prepare())
-    yield made
-    asyncio.run(made.remove())
+    try:
+        asyncio.run(prepare())
+        yield made
+    finally:
+        asyncio.run(made.remove())
 
 
 @pytest.fixture
@@ -65,7 +80,7 @@ async def bank(store: ObjectStore, prepared: Host) -> AsyncIterator[Host]:
 @pytest.fixture
 async def other(store: ObjectStore, prepared: Host) -> AsyncIterator[Host]:
     """A machine without a database, for one of that kind."""
-    made = Host(prepared.spec.name)
+    made = machine(prepared.spec.name)
     await made.live(store.renew_with("GET"))
     yield made
     await made.die()
@@ -132,7 +147,6 @@ async def test_a_backup_under_a_writer_is_the_database_at_one_moment(
     """One writer moves money and numbers what it did, a transaction each: what is restored is the bank after some
     number that was committed while the backup ran."""
     async with bank.tenant() as tenant:
-        await tenant.execute("DROP TABLE IF EXISTS account, ledger")
         await tenant.execute("CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL)")
         await tenant.execute("CREATE TABLE ledger (seq int PRIMARY KEY, debit int, credit int, amount int)")
         rows = bank.client.numbers(ACCOUNTS)
@@ -233,7 +247,7 @@ async def test_a_container_that_somebody_ends_is_told(
     assert await bank.held() == []
 
 
-async def test_a_database_that_stops_meanwhile_ends_the_backup_and_forgets_it_later(
+async def test_a_database_that_stops_meanwhile_ends_a_backup_of_what_it_tells_and_forgets_it_later(
     store: ObjectStore, bank: Host
 ) -> None:
     store.gate.clear()
@@ -242,7 +256,10 @@ async def test_a_database_that_stops_meanwhile_ends_the_backup_and_forgets_it_la
     assert (await bank.run("stop", {})).state == "done"
     store.gate.set()
     ending = await bank.ending(op)
-    assert (ending.state, ending.code) == ("failed", "engine")
+    if bank.client.reads_copy:
+        assert ending.state == "done", "it is of a copy"
+    else:
+        assert (ending.state, ending.code) == ("failed", "engine")
     await bank.is_clean()
     assert (await bank.run("start", {})).state == "done"
     assert await take_back(bank.machine, op)
