@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
-import coffer_datastores
 from support.engines import CLIENTS
+from support.instances import Database
 from support.stack import Api, address, eventually
 
 ROWS = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class Database:
-    """One instance, as a tenant reaches it."""
-
-    id: str
-    engine: str
-    public: str
-    password: str = field(repr=False)
-
-    def ask(self, statement: str, *, user: str = "app", password: str = "", database: str = "shop") -> Any:
-        client, port = CLIENTS[self.engine], coffer_datastores.specs()[self.engine].port
-
-        async def once() -> Any:
-            secret = password or self.password
-            async with asyncio.timeout(30), client.connect(self.public, port, user, secret, database) as session:
-                return await session.fetchval(statement)
-
-        return asyncio.run(once())
-
-    def is_denied(self, **who: str) -> bool:
-        try:
-            self.ask("SELECT 1", **who)
-        except CLIENTS[self.engine].denied:
-            return True
-        return False
-
-
 @pytest.fixture(scope="module", params=sorted(CLIENTS.keys() - {"postgresql"}))
 def one(request: pytest.FixtureRequest, api: Api) -> Iterator[Database]:
-    password = secrets.token_urlsafe(18)
-    made = api.create(
-        f"of-{request.param}", datastore={"type": request.param}, access={"is_public": True},
-        databases=[{"name": "shop"}],
-        users=[{"name": "app", "password": password, "databases": [{"name": "shop"}]}],
-    )
-    shown = api.until_ready(made)
-    assert shown["datastore"]["type"] == request.param
-    yield Database(made, request.param, address(shown, "public"), password)
-    api.delete(made)
+    made = Database.make(api, request.param)
+    yield made
+    api.delete(made.id)
 
 
 def _names(api: Api, one: Database, what: str) -> set[str]:
