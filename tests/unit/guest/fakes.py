@@ -59,6 +59,8 @@ class World:
     """Images with which the engine does not stay up."""
     hanging: set[str] = field(default_factory=set)
     """Images with which it does not become healthy."""
+    marking: bool = False
+    """The engine leaves its image's name in its files."""
     files_of: list[tuple[str, str]] = field(default_factory=list)
     """For each start of the engine its image, and the image that the files were of before it."""
     started_on: list[list[str]] = field(default_factory=list)
@@ -198,9 +200,11 @@ class MemoryContainers(Containers):
             self.world.started_on.append(sorted(path.name for path in data.iterdir()))
             if not self.world.started_on[-1]:
                 (data / "new").write_text("0")
-            of, image = data / "image", self.world.image
-            self.world.files_of.append((image, of.read_text() if of.exists() else image))
-            of.write_text(image)
+            image = self.world.image
+            if self.world.marking:
+                of = data / "image"
+                self.world.files_of.append((image, of.read_text() if of.exists() else image))
+                of.write_text(image)
             if image in self.world.crashing:
                 self.world.container = Seen(exists=True, status="exited", exit_code=1, restarts=3, started_at=1.0)
             else:

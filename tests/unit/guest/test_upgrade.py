@@ -36,6 +36,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def agent(tmp_path: Path, world: World, disk: None) -> AsyncIterator[Agent]:
+    world.marking = True
     made = await prepared(tmp_path, world)
     yield made
     await made.work.close()
@@ -148,6 +149,7 @@ async def test_once_it_was_healthy_there_is_no_way_back(
 ) -> None:
     """Part of the copy is gone already, and tenants may have written."""
     use(world, monkeypatch)
+    world.marking = True
     agent = await prepared(tmp_path, world)
     discard = still.discard
 
@@ -179,7 +181,7 @@ async def test_weakness_18_the_power_is_cut_at_every_call(
 ) -> None:
     """The former image never runs on what the new one has touched, and in the end one of the two is there, whole."""
     for cut in range(1, 200):
-        world, place = World(), tmp_path / str(cut)
+        world, place = World(marking=True), tmp_path / str(cut)
         use(world, monkeypatch)
         agent = await prepared(place, world)
         world.crashing = {NEW} if crashing else set()

@@ -41,6 +41,8 @@ def fault(kind):
     ("create_backup", CANCELLED, {}),
     ("resize_flavor", DONE, CLEARED),
     ("resize_flavor", FAILED, fault("resize flavor")),
+    ("upgrade_instance", DONE, CLEARED),
+    ("upgrade_instance", FAILED, fault("upgrade instance")),
     ("resize_volume", DONE, {}),
     ("resize_volume", FAILED, {}),
     ("rebuild_instance", DONE, CLEARED),

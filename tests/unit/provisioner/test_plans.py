@@ -111,6 +111,7 @@ ORDER = {
     "fit_engine": ("fit_engine", ""),
     "rebuild_instance": ("check_data rebuild_machine wait_enrolled prepare_guest wait_reported", "keep_console"),
     "enable_root": ("enable_on_guest record_root", ""),
+    "upgrade_instance": ("upgrade record_version", "stop_guest record_what_runs"),
     "create_backup": (
         "ensure_store draw_key back_up settle check_stored record",
         "stop_guest mark_failed",
