@@ -316,9 +316,9 @@ class Engine(Protocol):
     def session(self, database: str | None = None) -> AbstractAsyncContextManager[Session]: ...
 
     async def copy_still(self, source: str, target: str) -> None:
-        """Copy a directory of the engine's data to one beside it that is not there yet, as it is at one moment at which
-        the engine does nothing. It takes next to no time and room, for the file system makes the two share what is in
-        them. EngineError where it cannot, or does not in time."""
+        """Copy a directory of the engine's data to one that is not there yet, on the same volume and out of the
+        engine's reach, as it is at one moment at which it does nothing. It takes next to no time and room, for the file
+        system makes the two share what is in them. EngineError where it cannot, or does not in time."""
         ...
 
     async def discard(self, directory: str) -> None:

@@ -191,7 +191,7 @@ class MySQL(MariaDB):
     reads_copy: bool = True
 
     async def held(self, engine: Engine) -> list[Any]:
-        copies = Path(engine.order.data) / "copies"
+        copies = Path(f"{engine.order.data}.copies")
         return await asyncio.to_thread(lambda: [path.name for path in copies.glob("*")])
 
     def numbers(self, most: int) -> str:

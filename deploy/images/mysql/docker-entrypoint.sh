@@ -106,7 +106,6 @@ expire_password() {
 
 load_time_zones() {
     [ -z "$MYSQL_INITDB_SKIP_TZINFO" ] || return 0
-    # of each zone by the name that people use; the other names are the same zones with leap seconds, or without
     mysql_tzinfo_to_sql /usr/share/zoneinfo 2>/dev/null | process_sql --database=mysql
 }
 

@@ -9,28 +9,33 @@ from __future__ import annotations
 from coffer_datastores.mysql.spec import UID
 from coffer_shared.datastore import ContainerSpec, Engine, Order
 
-_COPIES = "copies"
-"""Beside the data on the volume, and the same from the container's root."""
+_COPIES = "/copies"
+"""As the container sees them."""
 
 
 class Backups:
     """Implements HasBackup."""
 
     def backup_container(self, order: Order, image: str) -> ContainerSpec:
-        return _container(image, binds=((f"{order.data}/{_COPIES}", f"/{_COPIES}", "ro"),))
+        return _container(image, binds=((_copies(order), _COPIES, "ro"),))
 
     async def before_backup(self, engine: Engine, backup: str) -> None:
         """There is room for one copy, in the worst case: those of others go."""
         order = engine.order
-        await engine.discard(f"{order.data}/{_COPIES}")
-        await engine.copy_still(f"{order.data}/data", f"{order.data}/{_COPIES}/{backup}")
+        await engine.discard(_copies(order))
+        await engine.copy_still(f"{order.data}/data", f"{_copies(order)}/{backup}")
 
     async def after_backup(self, engine: Engine, backup: str) -> None:
-        await engine.discard(f"{engine.order.data}/{_COPIES}/{backup}")
+        await engine.discard(f"{_copies(engine.order)}/{backup}")
 
     def restore_container(self, order: Order, image: str, target: str) -> ContainerSpec:
         del order
         return _container(image, binds=((target, target, "rw"),))
+
+
+def _copies(order: Order) -> str:
+    """Beside the engine's directory, never in it: there its user could lead astray whoever makes and removes them."""
+    return f"{order.data}.copies"
 
 
 def _container(image: str, *, binds: tuple[tuple[str, str, str], ...]) -> ContainerSpec:
