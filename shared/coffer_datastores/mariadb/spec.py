@@ -37,6 +37,8 @@ DATASTORE = Datastore(
     database_pattern=re.compile(rf"(?!#mysql50#|(?i:{'|'.join(sorted(_DATABASES))})$)" + _NAME),
     has_hosts=True,
     defaults=template.defaults,
+    # beyond them the server wants its own tables to be changed by a program of its
+    upgrades_within=2,
     image="coffer/mariadb",
     backup_image="coffer/mariadb-backup",
 )
