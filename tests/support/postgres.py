@@ -105,7 +105,12 @@ class LocalServer(Server):
 
     def restart(self) -> None:
         self._process.send_signal(signal.SIGINT)
-        self._process.wait(WITHIN)
+        try:
+            self._process.wait(WITHIN)
+        except subprocess.TimeoutExpired:
+            # it waits for a session whose client is stopped, perhaps by this very call; what was committed stays
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(WITHIN)
         self._process = self._start()
 
     def stop(self) -> None:

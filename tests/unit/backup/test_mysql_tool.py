@@ -78,7 +78,7 @@ def inside(archive: bytes) -> set[str]:
 
 def test_the_source_reads_the_copy_that_the_driver_shows_it() -> None:
     (bind,) = DRIVER.backup_container(ORDER, "image").binds
-    assert bind == ("/data/engine/copies", "/copies", "ro")
+    assert bind == ("/data/engine.copies", "/copies", "ro")
     command = TOOL.source("6f2b")
     assert command[-1] == "6f2b"
     assert 'cd "/copies/$1"' in command[2]
