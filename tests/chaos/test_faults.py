@@ -74,7 +74,9 @@ def test_nats_is_away(stack: Stack, api, shop, full):
         lambda: api("GET", f"/operations/{operation}").must(200)["operation"]["state"] == "succeeded",
         within=60, what="the operation that was accepted during the outage is done",
     )
-    assert "filed_meanwhile" in {d["name"] for d in api("GET", f"/instances/{shop.id}/databases").must()["databases"]}
+    databases = f"/instances/{shop.id}/databases"
+    eventually(lambda: api("GET", databases).status == 200, within=60, what="the API is connected again, too")
+    assert "filed_meanwhile" in {d["name"] for d in api("GET", databases).must()["databases"]}
     assert writer.acknowledged
     assert writer.missing() == []
 
