@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "coffer_datastores"
+_LARGEST = 2**63
 _TRIES, _TRY_SECONDS = 120, 0.5
 
 
@@ -56,6 +57,17 @@ def write(datastore: str, version: str, offered: Sequence[dict[str, Any]]) -> No
     folder.mkdir(exist_ok=True)
     lines = ",\n".join(json.dumps(item) for item in offered)
     (folder / f"{version}.json").write_text(f'{{"configuration-parameters": [\n{lines}\n]}}\n')
+
+
+def value(kind: str, text: str | None) -> Any:
+    """Of a server of the MySQL family, by its text. None also where a number is beyond what such files hold, which is
+    where the server has no bound."""
+    if text is None or kind == "string":
+        return text
+    if kind == "boolean":
+        return text == "ON"
+    number = int(text) if kind == "integer" else float(text)
+    return number if number < _LARGEST else None
 
 
 def _given(environment: Sequence[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import json
 import sys
 from typing import Any
 
-from image_server import server, write
+from image_server import server, value, write
 
 OFFERED = {
     "connections and their limits": (
@@ -76,7 +76,6 @@ OFFERED = {
 }
 NARROWER = {"max_connections": {"min": 20}}
 """Where the server takes more than it is well with: the agent and backups come in as well."""
-LARGEST = 2**63
 
 ASK = (
     "SELECT JSON_ARRAYAGG(JSON_OBJECT('name', LOWER(VARIABLE_NAME), 'type', VARIABLE_TYPE, 'default', DEFAULT_VALUE, "
@@ -120,16 +119,6 @@ def type_of(variable: dict[str, Any]) -> str:
     if variable["type"] == "DOUBLE":
         return "float"
     return "integer" if "INT" in variable["type"] else "string"
-
-
-def value(kind: str, text: str | None) -> Any:
-    """None also where a number is beyond what such files hold, which is where the server has no bound."""
-    if text is None or kind == "string":
-        return text
-    if kind == "boolean":
-        return text == "ON"
-    number = int(text) if kind == "integer" else float(text)
-    return number if number < LARGEST else None
 
 
 if __name__ == "__main__":

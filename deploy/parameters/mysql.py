@@ -15,7 +15,7 @@ import json
 import sys
 from typing import Any
 
-from image_server import Server, server, write
+from image_server import Server, server, value, write
 
 OFFERED = {
     "connections and their limits": (
@@ -74,7 +74,6 @@ OFFERED = {
 NARROWER: dict[str, dict[str, Any]] = {"max_connections": {"min": 20}, "long_query_time": {"max": 31536000.0}}
 """Where the server takes more than it is well with, since the agent comes in as well, or than it says: of a time in
 seconds it tells microseconds."""
-LARGEST = 2**63
 MOST_WORDS = 40
 
 ASK = (
@@ -129,16 +128,6 @@ def type_of(variable: dict[str, Any]) -> str:
     if variable["type"] == "Boolean" or variable["value"] in {"ON", "OFF"}:
         return "boolean"
     return {"Integer": "integer", "Numeric": "float"}.get(variable["type"], "string")
-
-
-def value(kind: str, text: str | None) -> Any:
-    """None also where a number is beyond what such files hold, which is where the server has no bound."""
-    if text is None or kind == "string":
-        return text
-    if kind == "boolean":
-        return text == "ON"
-    number = int(text) if kind == "integer" else float(text)
-    return number if number < LARGEST else None
 
 
 if __name__ == "__main__":

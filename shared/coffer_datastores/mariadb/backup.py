@@ -8,8 +8,8 @@ for a moment at the end, and no others.
 from __future__ import annotations
 
 from coffer_datastores.mariadb.configuration import OF_BACKUPS
-from coffer_datastores.mariadb.spec import SOCKETS, UID, VOLUME
 from coffer_datastores.mysql_accounts import end_sessions
+from coffer_datastores.mysql_containers import SOCKETS, VOLUME, of_backup
 from coffer_datastores.mysql_session import BACKUP_USER
 from coffer_shared.datastore import ContainerSpec, Engine, Order
 
@@ -18,7 +18,7 @@ class Backups:
     """Implements HasBackup."""
 
     def backup_container(self, order: Order, image: str) -> ContainerSpec:
-        return _container(image, binds=((order.data, VOLUME, "ro"), (order.run, SOCKETS, "ro")))
+        return of_backup(image, binds=((order.data, VOLUME, "ro"), (order.run, SOCKETS, "ro")))
 
     async def before_backup(self, engine: Engine, backup: str) -> None:
         """The account as it should be, also where a tenant with root has changed it."""
@@ -35,18 +35,4 @@ class Backups:
 
     def restore_container(self, order: Order, image: str, target: str) -> ContainerSpec:
         del order
-        return _container(image, binds=((target, target, "rw"),))
-
-
-def _container(image: str, *, binds: tuple[tuple[str, str, str], ...]) -> ContainerSpec:
-    return ContainerSpec(
-        image=image,
-        command=(),
-        environment={"LC_ALL": "C"},
-        binds=binds,
-        tmpfs=("/tmp",),  # noqa: S108 - the container's own
-        uid=UID,
-        gid=UID,
-        stop_signal="SIGTERM",
-        stop_seconds=5,
-    )
+        return of_backup(image, binds=((target, target, "rw"),))

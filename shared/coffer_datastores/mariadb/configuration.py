@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from coffer_datastores.mariadb import template
-from coffer_datastores.mariadb.spec import DATA, SOCKETS, VOLUME
+from coffer_datastores.mysql_containers import CONFIG, DATA, SOCKETS, VOLUME
 from coffer_datastores.mysql_session import AGENT, BACKUP_USER, SOCKET_NAME
 from coffer_datastores.mysql_settings import written
 from coffer_shared.datastore import File, Order, Setting
 
-CONFIG = "/etc/mysql/conf.d"
-"""Where the container sees `order.config`."""
 NOWHERE = "/docker-entrypoint-initdb.d"
 """A directory of every image of this engine, empty and on its read-only root."""
 _BACKUP_RIGHTS = "RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, REPLICA MONITOR, CONNECTION ADMIN"

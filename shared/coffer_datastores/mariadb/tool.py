@@ -1,7 +1,7 @@
 """MariaDB's part of a backup: mariadb-backup's stream of files, with the log that makes them one, and its unpacking.
 
 Runs in the backup container, so it imports the standard library and coffer_shared only. The words for where the server
-is and who the container is to it are those of `spec` and `mysql_session`, which it cannot import.
+is and who the container is to it are those of `mysql_containers` and `mysql_session`, which it cannot import.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ reach the server itself. To a server that starts on them, they are what a crash 
 
 from __future__ import annotations
 
-from coffer_datastores.mysql.spec import UID
+from coffer_datastores.mysql_containers import of_backup
 from coffer_shared.datastore import ContainerSpec, Engine, Order
 
 _COPIES = "/copies"
@@ -17,7 +17,7 @@ class Backups:
     """Implements HasBackup."""
 
     def backup_container(self, order: Order, image: str) -> ContainerSpec:
-        return _container(image, binds=((_copies(order), _COPIES, "ro"),))
+        return of_backup(image, binds=((_copies(order), _COPIES, "ro"),))
 
     async def before_backup(self, engine: Engine, backup: str) -> None:
         """There is room for one copy, in the worst case: those of others go."""
@@ -30,23 +30,9 @@ class Backups:
 
     def restore_container(self, order: Order, image: str, target: str) -> ContainerSpec:
         del order
-        return _container(image, binds=((target, target, "rw"),))
+        return of_backup(image, binds=((target, target, "rw"),))
 
 
 def _copies(order: Order) -> str:
     """Beside the engine's directory, never in it: there its user could lead astray whoever makes and removes them."""
     return f"{order.data}.copies"
-
-
-def _container(image: str, *, binds: tuple[tuple[str, str, str], ...]) -> ContainerSpec:
-    return ContainerSpec(
-        image=image,
-        command=(),
-        environment={"LC_ALL": "C"},
-        binds=binds,
-        tmpfs=("/tmp",),  # noqa: S108 - the container's own
-        uid=UID,
-        gid=UID,
-        stop_signal="SIGTERM",
-        stop_seconds=5,
-    )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from coffer_datastores.mysql import template
-from coffer_datastores.mysql.spec import DATA, SOCKETS, VOLUME
+from coffer_datastores.mysql_containers import CONFIG, DATA, SOCKETS, VOLUME
 from coffer_datastores.mysql_session import AGENT, SOCKET_NAME
 from coffer_datastores.mysql_settings import written
 from coffer_shared.datastore import File, Order, Setting
 
-CONFIG = "/etc/mysql/conf.d"
-"""Where the container sees `order.config`."""
 _OPTIONS = {"time_zone": "default_time_zone"}
 """Variables that have another name in a file."""
 _LINES = {

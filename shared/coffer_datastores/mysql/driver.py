@@ -8,10 +8,11 @@ from typing import cast
 
 from coffer_datastores.mysql.accounts import MySQLDialect
 from coffer_datastores.mysql.backup import Backups
-from coffer_datastores.mysql.configuration import CONFIG, files
+from coffer_datastores.mysql.configuration import files
 from coffer_datastores.mysql.reloading import Configurations
-from coffer_datastores.mysql.spec import DATASTORE, SOCKETS, UID, VOLUME
+from coffer_datastores.mysql.spec import DATASTORE
 from coffer_datastores.mysql_accounts import Accounts
+from coffer_datastores.mysql_containers import of_server
 from coffer_datastores.mysql_health import health
 from coffer_datastores.mysql_session import AGENT, MySQLSession, connect, literal
 from coffer_shared.datastore import ContainerSpec, Health, Order, Session
@@ -33,23 +34,7 @@ class MySQLDriver(Accounts, Backups, Configurations):
         return DATASTORE.name
 
     def container(self, order: Order) -> ContainerSpec:
-        return ContainerSpec(
-            image=order.image,
-            command=(),
-            environment={
-                # The image wants some first password for a root of its own: a random one, read from the kernel once,
-                # that nobody has seen. `after_first_start` takes that root away.
-                "MYSQL_ROOT_PASSWORD_FILE": "/proc/sys/kernel/random/uuid",
-                "MYSQL_ROOT_HOST": "localhost",
-            },
-            binds=((order.data, VOLUME, "rw"), (order.run, SOCKETS, "rw"), (order.config, CONFIG, "ro")),
-            tmpfs=("/tmp",),  # noqa: S108 - the container's own
-            uid=UID,
-            gid=UID,
-            stop_signal="SIGTERM",
-            stop_seconds=60,
-            files=files(order),
-        )
+        return of_server(order, files(order), words="MYSQL")
 
     def session(self, order: Order, *, database: str | None = None) -> AbstractAsyncContextManager[Session]:
         return connect(order, database, _SETTINGS)

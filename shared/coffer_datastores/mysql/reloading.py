@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from coffer_datastores.mysql.configuration import CONFIG, own_settings, settings
+from coffer_datastores.mysql.configuration import own_settings, settings
+from coffer_datastores.mysql_containers import CONFIG
 from coffer_datastores.mysql_session import MySQLError
 from coffer_datastores.mysql_settings import is_same, tell
 from coffer_shared.datastore import Engine, EngineError, Order, Session

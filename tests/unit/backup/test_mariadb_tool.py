@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import coffer_datastores
-from coffer_datastores.mariadb.spec import DATA, SOCKETS
+from coffer_datastores.mysql_containers import DATA, SOCKETS
 from coffer_datastores.mysql_session import BACKUP_USER, SOCKET_NAME
 from coffer_shared.backups import Heard
 
