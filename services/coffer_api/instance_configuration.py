@@ -18,7 +18,7 @@ from coffer_api.identity import allowed
 from coffer_api.instance_rows import UUID
 from coffer_api.problems import Problem, bad_request, not_found
 from coffer_db import operations
-from coffer_db.operations import NewOperation
+from coffer_db.operations import Busy, NewOperation
 from coffer_shared.datastore import Sizes
 
 ROUTES = Routes("configurations")
@@ -36,6 +36,10 @@ _SIZES = """
 _HOLD = text("SELECT id FROM configurations WHERE id = :id AND deleted_at IS NULL FOR SHARE")
 # no stronger: whoever files an operation of the instance refers to this row, and would be waited for
 _FORMER = text("SELECT configuration_id FROM instances WHERE id = :id AND deleted_at IS NULL FOR NO KEY UPDATE")
+_UPGRADING = text("""
+    SELECT 1 FROM operations WHERE instance_id = :id AND kind = 'upgrade_instance'
+    AND state IN ('pending', 'running', 'waiting', 'undoing')
+""")
 _ATTACH = text("UPDATE instances SET configuration_id = :group, updated_at = now() WHERE id = :id")
 _ATTACHED = text("""
     SELECT id, project_id FROM instances WHERE configuration_id = :group AND deleted_at IS NULL
@@ -86,14 +90,22 @@ async def hold(session: AsyncSession, group: str) -> None:
         raise _missing(group)
 
 
+async def attached(session: AsyncSession, instance: str) -> str | None:
+    """The group that it has. Nobody attaches another before the transaction ends."""
+    found: str | None = (await session.execute(_FORMER, {"id": instance})).scalar_one_or_none()
+    return found
+
+
 async def attach(call: Call, session: AsyncSession, row: asyncpg.Record, group: str | None) -> str | None:
     """In place of what the instance has, or nothing in its place: the operation that brings it to the database. None if
-    it has that one already."""
+    it has that one already. Busy while the instance is upgraded."""
     if group is not None:
         await hold(session, group)
-    former = (await session.execute(_FORMER, {"id": row["id"]})).scalar_one_or_none()
+    former = await attached(session, row["id"])
     if former == group:
         return None
+    if (await session.execute(_UPGRADING, {"id": row["id"]})).first() is not None:
+        raise Busy("upgrade_instance")  # the group is for the version that it is about to leave
     await session.execute(_ATTACH, {"id": row["id"], "group": group})
     return await operations.file(
         session, _new(call, row, {"configuration": group, "former": former}), None,

@@ -138,7 +138,7 @@ async def _update(call: Call, wanted: InstanceEdit) -> Response:
                 filed = filing.new(call, row, "update_access", within=ACCESS_WITHIN, lifecycle=True, args=changed)
                 operation = await operations.file(session, filed, None)
             if version is not None:
-                operation = await operations.file(session, upgrading.new(call, row, version), None)
+                operation = await upgrading.file(call, session, row, version)
             if attach:
                 operation = await instance_configuration.attach(call, session, row, group)
             if wanted.name is not None:

@@ -7,12 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from coffer_api import filing, versions
+from coffer_api import filing, instance_configuration, versions
 from coffer_api.call import Call
 from coffer_api.identity import allowed
 from coffer_api.problems import bad_request, not_found, not_in_this_release
-from coffer_db.operations import NewOperation
+from coffer_db import operations
 
 WITHIN = timedelta(minutes=30)
 _OFFER = """
@@ -38,9 +39,13 @@ async def choose(call: Call, row: asyncpg.Record, given: Any) -> asyncpg.Record 
     return version
 
 
-def new(call: Call, row: asyncpg.Record, version: asyncpg.Record) -> NewOperation:
+async def file(call: Call, session: AsyncSession, row: asyncpg.Record, version: asyncpg.Record) -> str:
+    group = await instance_configuration.attached(session, row["id"])
+    if group is not None:
+        raise bad_request(f"Configuration group {group} is for the version that the instance has. Detach it first.")
     args = {"version": version["id"], "former": row["version_id"]}
-    return filing.new(call, row, "upgrade_instance", within=WITHIN, lifecycle=True, args=args)
+    wanted = filing.new(call, row, "upgrade_instance", within=WITHIN, lifecycle=True, args=args)
+    return await operations.file(session, wanted, None)
 
 
 def _need_way(call: Call, row: asyncpg.Record, version: asyncpg.Record) -> None:
@@ -55,10 +60,6 @@ def _need_way(call: Call, row: asyncpg.Record, version: asyncpg.Record) -> None:
     kept = spec.upgrades_within if spec is not None else 0
     if wanted[:kept] != had[:kept]:
         raise not_in_this_release(f"An upgrade from {called}, which has to convert the data,")
-    if row["configuration_id"] is not None:
-        raise bad_request(
-            f"Configuration group {row['configuration_id']} is for the version that the instance has. Detach it first.",
-        )
     if not version["image_digest"]:
         raise bad_request(f"No digest is recorded for the image {version['image']} of that version.")
 

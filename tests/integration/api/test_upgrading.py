@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -82,6 +83,29 @@ async def test_a_group_of_the_former_version_is_in_the_way(api: Caller, world: W
     instance = await world.instance(configuration_id=await world.configuration())
     answer = await api("PUT", f"/instances/{instance}", wish(newer))
     assert (answer.status, "Detach it first" in answer.problem) == (400, True)
+
+
+async def test_no_group_is_attached_while_the_version_that_it_is_for_is_left(api: Caller, world: World) -> None:
+    newer, group = await add_version(world, "17.9"), await world.configuration()
+    instance = await world.instance()
+    path, attach = f"/instances/{instance}", {"instance": {"configuration": group}}
+    (await api("PUT", path, wish(newer))).must(202)
+    answer = await api("PUT", path, attach)
+    assert (answer.status, "upgrade_instance" in answer.problem) == (422, True)
+    await world.finish(OperationState.FAILED)
+    (await api("PUT", path, attach)).must(202)
+
+
+async def test_of_a_group_and_an_upgrade_at_once_one_is_refused(api: Caller, world: World) -> None:
+    newer, group = await add_version(world, "17.9"), await world.configuration()
+    path = f"/instances/{await world.instance()}"
+    for _ in range(8):
+        answers = await asyncio.gather(
+            api("PUT", path, {"instance": {"configuration": group}}), api("PUT", path, wish(newer)),
+        )
+        assert sorted(answer.status for answer in answers) in [[202, 400], [202, 422]], [a.body for a in answers]
+        await world.sql("DELETE FROM operations")
+        await world.sql("UPDATE instances SET configuration_id = NULL")
 
 
 async def test_who_is_silent_or_has_no_database_is_not_upgraded(api: Caller, world: World) -> None:
